@@ -1,0 +1,189 @@
+"""The configuration of an experiment: typed, frozen, complete.
+
+An experiment is a value on orthogonal axes (data × partition × model × saliency × density rule × representation ×
+training × aggregation). A recipe is a TOML file that sets some of them; see `hedgerow.config.load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "AggregationSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "Experiment",
+    "FleetSettings",
+    "ModelSettings",
+    "PruningSettings",
+    "SignSettings",
+    "TrainingSettings",
+    "WeightSettings",
+]
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+UnitPositive = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+class DataSettings(_Settings):
+    """Which samples, and how a simulation divides them among its clients."""
+
+    name: str = "digits"
+    """`digits`, `fashion-mnist`, `folder`, `idx`, `npz`, or your own `package.module:function`."""
+    path: str | None = None
+    """File or folder that `name` reads; the default place of the data set when absent."""
+    partition: Literal["iid", "dirichlet", "shards"] = "dirichlet"
+    alpha: Positive = 0.5
+    """Concentration of `dirichlet`: small = each client sees few classes."""
+    shards: Count = 2
+    """Label-sorted shards a client gets with `shards`."""
+    min_samples: Count = 10
+    """`dirichlet` is drawn again until every client has at least this many samples."""
+
+
+class FleetSettings(_Settings):
+    """How many clients there are and how many of them a round asks."""
+
+    clients: Count = 20
+    cohort: Count = 10
+    """Clients asked in one round, drawn without replacement from (seed, round)."""
+
+    @model_validator(mode="after")
+    def _cohort_fits(self) -> FleetSettings:
+        if self.cohort > self.clients:
+            raise ValueError(f"fleet.cohort is {self.cohort}, but fleet.clients is only {self.clients}")
+        return self
+
+
+class ModelSettings(_Settings):
+    """The dense network that is pruned."""
+
+    name: str = "conv4"
+    """A built-in model (see `hedgerow recipes --models`), or your own `package.module:function`."""
+    norm: Literal["batch", "none"] = "batch"
+
+
+class PruningSettings(_Settings):
+    """The mask that the coordinator makes at initialization, without data."""
+
+    density: UnitPositive = 0.05
+    """Kept fraction of all prunable weights; 1 = dense."""
+    saliency: Literal["synflow", "magnitude", "random", "lamp"] = "synflow"
+    rule: Literal["global", "uniform", "erk"] = "global"
+    iterations: Count = 100
+    """Steps of SynFlow's exponential schedule."""
+
+
+class SignSettings(_Settings):
+    """The representation `signs`: frozen magnitudes, one trained sign a kept weight (HideNseek)."""
+
+    magnitude: Literal["constant", "random"] = "constant"
+    """`constant`: √(2 / kept fan-in) in a layer; `random`: the absolute value of each weight at initialization."""
+    initial_vote: UnitPositive = 0.4
+    """Size of every θ before the first round; small = signs are easy to flip at first."""
+    step: NotNegative = 0.26
+    """How far the scores, which start at θ in [-1, 1], move in one round if its local steps were independent: each is
+    step / √(local steps), so that a client with much data does not drown its neighbours. 0 freezes the signs."""
+    gradient: Literal["identity", "tanh"] = "identity"
+    """Straight-through estimator: the gradient of sign(s) is taken as 1, or as 1 - tanh²(s)."""
+    norm_learning_rate: NotNegative = 0.3
+    """SGD step size of biases and of the norm layers' scale and shift; 0 freezes them."""
+
+
+class WeightSettings(_Settings):
+    """The representation `weights`: the kept weights themselves, in float, by SGD."""
+
+    learning_rate: NotNegative = 0.03
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 0.0
+
+
+class TrainingSettings(_Settings):
+    """What a client does in one round."""
+
+    epochs: Count = 2
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """How the step sizes fall over the rounds."""
+    hold: Fraction = 0.2
+    """Fraction of the rounds before `cosine` begins to fall."""
+    final_step: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Where `cosine` ends, as a fraction of the first step size."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: autocast and channels-last, about 3 times as fast where the processor has bf16 units."""
+
+
+class AggregationSettings(_Settings):
+    """What the coordinator makes of the replies."""
+
+    signs: Literal["innovation", "mean", "vote"] = "innovation"
+    """`innovation`: θ moves by what the mean vote says beyond what θ predicts; `mean`: θ is the mean vote; `vote`: only
+    its sign is kept and broadcast."""
+    levels: Annotated[int, Field(ge=2, le=255)] = 16
+    """Levels of θ in the broadcast, uniform over [-1, 1]; `vote` has only signs."""
+    gain: UnitPositive = 0.5
+    """Of `innovation`: θ ← θ + gain · (mean vote - erf(θ / (√2 · spread)))."""
+    spread: Positive = 0.2
+    """Of `innovation`: standard deviation that clients' scores are taken to have around θ after training."""
+    memory: Fraction = 0.0
+    """Of `mean` and `vote`: θ ← memory · θ + (1 - memory) · mean vote."""
+    min_replies: Count = 1
+    """A round with fewer usable replies ends the run with an error."""
+
+
+class EvaluationSettings(_Settings):
+    """When the coordinator evaluates on the test samples."""
+
+    every: Count = 1
+    """Evaluate each so many rounds; the last round always is."""
+    batch_size: Count = 500
+
+
+class Experiment(_Settings):
+    """Everything that decides a run's result."""
+
+    recipe: str = "hidenseek"
+    """The name of the preset that this came from; a label, not part of the identity."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    rounds: Count = 30
+    representation: Literal["signs", "weights"] = "signs"
+    data: DataSettings = DataSettings()
+    fleet: FleetSettings = FleetSettings()
+    model: ModelSettings = ModelSettings()
+    pruning: PruningSettings = PruningSettings()
+    signs: SignSettings = SignSettings()
+    weights: WeightSettings = WeightSettings()
+    training: TrainingSettings = TrainingSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _replies_fit(self) -> Experiment:
+        needed, asked = self.aggregation.min_replies, self.fleet.cohort
+        if needed > asked:
+            raise ValueError(f"aggregation.min_replies is {needed}, but fleet.cohort is only {asked}")
+        return self
+
+    def digest(self) -> str:
+        """12 hexadecimal digits that name this experiment.
+
+        Values equal to the defaults are left out, so a new field with a default never renames old runs.
+
+        >>> Experiment().digest() == Experiment(recipe="mine").digest()
+        True
+        >>> Experiment().digest() == Experiment(seed=1).digest()
+        False
+        """
+        identity = self.model_dump(mode="json", exclude_defaults=True, exclude={"recipe"})
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
