@@ -1,0 +1,34 @@
+"""Pruning at initialization: masks, saliencies, density rules, and SynFlow.
+
+>>> from torch import nn
+>>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+>>> mask = initial_mask(model, (1, 8, 8), saliency="synflow", rule="global", density=0.1, iterations=20, seed=0)
+>>> mask.kept
+237
+"""
+
+from hedgerow.pruning.density import erk, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask
+from hedgerow.pruning.mask import Mask
+from hedgerow.pruning.prunable import prunable_tensors
+from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
+from hedgerow.pruning.synflow import synflow, synflow_scores
+
+__all__ = [
+    "DensityRuleName",
+    "Mask",
+    "Saliency",
+    "SaliencyName",
+    "erk",
+    "initial_mask",
+    "keep_top",
+    "keep_top_global",
+    "kept_count",
+    "lamp",
+    "magnitude",
+    "prunable_tensors",
+    "random",
+    "synflow",
+    "synflow_scores",
+    "uniform",
+]

@@ -1,0 +1,61 @@
+"""From the settings of an experiment to the mask of its first round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+
+from hedgerow.errors import PruningError
+from hedgerow.pruning.density import erk, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.mask import Mask
+from hedgerow.pruning.prunable import prunable_tensors
+from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
+from hedgerow.pruning.synflow import synflow
+
+__all__ = ["DensityRuleName", "SaliencyName", "initial_mask"]
+
+SaliencyName = Literal["synflow", "magnitude", "random", "lamp"]
+DensityRuleName = Literal["global", "uniform", "erk"]
+
+_SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude, "random": random, "lamp": lamp}
+
+
+def initial_mask(
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    saliency: SaliencyName,
+    rule: DensityRuleName,
+    density: float,
+    iterations: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mask:
+    """The mask of exactly ``round(density * N)`` weights before training, from the model alone.
+
+    Only SynFlow uses `iterations`, `input_shape` and `progress`, only random uses `seed`. SynFlow goes with the
+    global rule alone: the flow of the whole network decides how much each layer keeps, and its guarantee that no layer
+    is cut off would not hold under counts that are fixed from outside. Density 1 keeps everything, whatever the rule.
+
+    Raises:
+        PruningError: the density is out of range or too low, nothing can be pruned, or SynFlow is asked for with
+            another rule than global.
+    """
+    shapes = {name: tuple(weight.shape) for name, weight in prunable_tensors(model).items()}
+    dense = Mask.dense(shapes)
+    kept = kept_count(density, size=dense.size, layers=len(shapes))
+    if saliency == "synflow" and rule != "global":
+        raise PruningError(
+            f"SynFlow decides the density of each layer itself, so rule {rule!r} does not fit: use rule 'global', or "
+            "saliency 'magnitude', 'random' or 'lamp'"
+        )
+    if density == 1:
+        return dense
+    if saliency == "synflow":
+        return synflow(model, input_shape, density=density, iterations=iterations, progress=progress)
+    scores = _SALIENCIES[saliency](model, seed=seed)
+    if rule == "global":
+        return keep_top_global(scores, kept)
+    return keep_top(scores, {"uniform": uniform, "erk": erk}[rule](shapes, density=density))
