@@ -1,0 +1,1 @@
+"""Version 1 of the messages, generated from the .proto files by `scripts/protos`."""
