@@ -1,0 +1,79 @@
+"""What a client trains and sends, as the operations that both ends need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from hedgerow.codec import Bits, Floats, Section, Sections
+from hedgerow.pruning import Mask
+from hedgerow.sparse import KeptNetwork
+
+__all__ = ["Broadcast", "Representation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """What the coordinator sends of the kept weights.
+
+    Attributes:
+        section: the encoded symbols.
+        start: (kept,) float32, what every client reads from them.
+    """
+
+    section: Section
+    start: Floats
+
+
+class Representation(ABC):
+    """One way to describe, train and send kept weights. `state` is the coordinator's vector, (kept,) float32."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def initial(self, weights: dict[str, Tensor], mask: Mask) -> Floats:
+        """The state before any training, from the dense weights at initialization."""
+
+    @abstractmethod
+    def broadcast(self, state: Floats) -> Broadcast:
+        """What goes to the clients."""
+
+    @abstractmethod
+    def receive(self, sections: Sections, kept: int) -> Floats:
+        """The client's end of `broadcast`: its `start`.
+
+        Raises:
+            PayloadError: the section is missing, of the wrong size or out of bounds.
+        """
+
+    @abstractmethod
+    def network(self, model: nn.Module, mask: Mask) -> KeptNetwork:
+        """The trainable network; its `kept` tensors take what `receive` gives."""
+
+    @abstractmethod
+    def reply(self, trained: Floats) -> Section:
+        """What the client sends back of its trained vector."""
+
+    @abstractmethod
+    def read_reply(self, sections: Sections, kept: int) -> Bits | Floats:
+        """The coordinator's end of `reply`.
+
+        Raises:
+            PayloadError: the section is missing, of the wrong size or out of bounds.
+        """
+
+    @abstractmethod
+    def following(self, state: Floats, *, start: Floats, mean: Floats) -> Floats:
+        """The state after a round.
+
+        Args:
+            state: before it.
+            start: what the clients were sent.
+            mean: weighted mean of their replies.
+        """
+
+    @abstractmethod
+    def kept_weights(self, state: Floats, model: nn.Module, mask: Mask) -> Floats:
+        """The weights of the network that a state stands for, (kept,) float32; `model` is the one at initialization."""
