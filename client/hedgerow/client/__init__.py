@@ -1,0 +1,1 @@
+"""The device's side: local training, and the Flower ClientApp around it."""

@@ -1,0 +1,159 @@
+"""What a client does with one request: check, rebuild, train, reply. State goes in, state comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from hedgerow.assembly import dataset_of, model_of, parts_of, representation_of
+from hedgerow.client.training import Trained, train
+from hedgerow.codec import (
+    Header,
+    Sections,
+    decode_payload,
+    encode_payload,
+    floats_section,
+    has_mask,
+    mask_section,
+    read_floats,
+    read_mask,
+)
+from hedgerow.config import Experiment
+from hedgerow.data import Samples
+from hedgerow.errors import PayloadError
+from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.seeds import derive_seed, numpy_generator
+from hedgerow.sparse import KeptNetwork, float_tensors, read_vector, write_vector
+
+__all__ = ["Answer", "ClientState", "Workshop"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientState:
+    """What a client keeps from one round to the next.
+
+    Attributes:
+        rounds: how many rounds it has trained.
+        mask: the payload that holds the mask it was last given; empty before that.
+    """
+
+    rounds: int = 0
+    mask: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A client's reply: the payload, what it measured, and its new state."""
+
+    payload: bytes
+    metrics: Mapping[str, float]
+    state: ClientState
+
+
+class Workshop:
+    """What one process needs to train as any client of one experiment: data, architecture, the network being trained.
+
+    Everything in it can be rebuilt from the experiment; what a client must remember is in its `ClientState`.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.dataset = dataset_of(experiment)
+        self.representation = representation_of(experiment)
+        self._parts = parts_of(experiment, self.dataset)
+        model = model_of(experiment, self.dataset)
+        self.shapes = {name: tuple(w.shape) for name, w in prunable_tensors(model).items()}
+        self.size = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        self._floats = sum(t.numel() for t in float_tensors(model))
+        self._experiment_digest = bytes.fromhex(experiment.digest())
+        self._built: tuple[Mask, KeptNetwork] | None = None
+        del model
+
+    def answer(self, request: bytes, *, client: int, state: ClientState) -> Answer:
+        """Trains as client number `client` on what `request` asks.
+
+        Raises:
+            PayloadError: the request is damaged, for another experiment, or for a mask that this client does not have.
+            TrainingError: a loss is not finite.
+        """
+        header, sections = decode_payload(request, limit=self._limit())
+        if header.experiment != self._experiment_digest:
+            raise PayloadError("the request is for another experiment; use the coordinator's settings here")
+        mask, state = self._mask(header, sections, state)
+        start = self.representation.receive(sections, mask.kept)
+        floats = read_floats(sections, self._floats)
+        network = self._network(mask)
+        write_vector(network.kept, start)
+        write_vector(network.floats, floats)
+        began, seed = time.perf_counter(), self.experiment.seed
+        # A user's model may draw from torch's global generator, in dropout for example.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(seed, "training", header.round, client))
+            trained = train(
+                network,
+                self._samples(client),
+                dataset=self.dataset,
+                experiment=self.experiment,
+                round=header.round,
+                generator=numpy_generator(seed, "batches", header.round, client),
+            )
+        seconds = time.perf_counter() - began
+        reply = self.representation.reply(read_vector(network.kept))
+        payload = encode_payload(header, [reply, floats_section(read_vector(network.floats))])
+        metrics = _metrics(trained, seconds=seconds)
+        return Answer(payload, metrics, ClientState(rounds=state.rounds + 1, mask=state.mask))
+
+    def _limit(self) -> int:
+        # The largest honest request: a mask in bits, every weight in float32, all floats, and the envelope.
+        return self.size // 8 + 4 * self.size + 4 * self._floats + 4096
+
+    def _mask(self, header: Header, sections: Sections, state: ClientState) -> tuple[Mask, ClientState]:
+        if has_mask(sections):
+            mask = self._read_mask(sections)
+            kept = encode_payload(header, [mask_section(_bits(mask))])
+            state = ClientState(rounds=state.rounds, mask=kept)
+        elif not state.mask:
+            raise PayloadError("this client has no mask yet; the coordinator has to send it again")
+        else:
+            stored, sections = decode_payload(state.mask, limit=self._limit())
+            if stored.mask_digest != header.mask_digest:
+                raise PayloadError("this client has another mask; the coordinator has to send it again")
+            built = self._built
+            mask = built[0] if built and built[0].digest == stored.mask_digest else self._read_mask(sections)
+        if mask.digest != header.mask_digest:
+            raise PayloadError("the mask does not match its digest; the coordinator has to send it again")
+        return mask, state
+
+    def _read_mask(self, sections: Sections) -> Mask:
+        return Mask.unpack(np.packbits(read_mask(sections, self.size)).tobytes(), self.shapes)
+
+    def _network(self, mask: Mask) -> KeptNetwork:
+        # A mask serves many rounds, and every value of the network is overwritten before each.
+        if self._built is None or self._built[0].digest != mask.digest:
+            self._built = None
+            model: nn.Module = model_of(self.experiment, self.dataset)
+            self._built = (mask, self.representation.network(model, mask))
+        return self._built[1]
+
+    def _samples(self, client: int) -> Samples:
+        part = self._parts[client]
+        return Samples(self.dataset.train.images[part], self.dataset.train.labels[part])
+
+
+def _bits(mask: Mask) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.unpackbits(np.frombuffer(mask.packed(), dtype=np.uint8), count=mask.size).astype(np.bool_)
+
+
+def _metrics(trained: Trained, *, seconds: float) -> dict[str, float]:
+    return {
+        "examples": trained.examples,
+        "steps": trained.steps,
+        "loss": trained.loss,
+        "seconds": seconds,
+        "peak-bytes": trained.peak_bytes,
+    }

@@ -1,0 +1,91 @@
+"""What one round leaves behind: a line of `metrics.jsonl`.
+
+Everything outside ``measured`` depends on the configuration and the seed alone, so two runs of the same experiment on
+one machine write it bit by bit the same. ``measured`` holds what a clock or the kernel said.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Failure", "Measured", "RoundRecord", "read_records"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Failure(_Record):
+    """A client that was asked and did not deliver."""
+
+    client: str
+    reason: str
+
+
+class Measured(_Record):
+    """What differs from one execution to the next."""
+
+    seconds: float
+    """Wall-clock seconds of the whole round, evaluation included."""
+    evaluation_seconds: float
+    """The part of `seconds` that the coordinator's evaluation took."""
+    client_seconds: float
+    """Sum of the seconds that the cohort's clients trained."""
+    client_peak_bytes: int | None
+    """Largest measured peak of what torch held for one client's training, in bytes: network, optimisers' state, and the
+    most that one step allocates. None where no client said."""
+    coordinator_peak_bytes: int | None
+    """Peak resident memory of the coordinator's process so far, in bytes."""
+
+
+class RoundRecord(_Record):
+    """One round. Round 0 is the state before any training."""
+
+    round: int
+    accuracy: float | None = None
+    """Fraction of the test samples that the global network classifies rightly; None in rounds without evaluation."""
+    loss: float | None = None
+    """Mean cross-entropy on the test samples, in nats; None in rounds without evaluation."""
+    train_loss: float | None = None
+    """Mean cross-entropy over the cohort's local steps, weighted by their numbers of samples, in nats."""
+    density: float
+    """Kept fraction of all prunable weights."""
+    layer_density: dict[str, float]
+    """Kept fraction of each prunable tensor, by name."""
+    kept: int
+    """Number of kept weights."""
+    cohort: int
+    """Clients asked."""
+    replies: int
+    """Clients whose reply was folded."""
+    examples: int
+    """Training samples behind the folded replies."""
+    failures: tuple[Failure, ...] = ()
+    bytes_up: int
+    """Length of all messages from clients, as encoded, envelope included."""
+    bytes_down: int
+    """Length of all messages to clients, as encoded, envelope included."""
+    entropy_up: float
+    """Shannon bound of what `bytes_up` had to say, in bytes: see `hedgerow.codec.entropy`."""
+    entropy_down: float
+    """Shannon bound of what `bytes_down` had to say, in bytes."""
+    flip_rate: float | None = None
+    """Fraction of the kept signs that this round changed in the global network; None without signs."""
+    client_flip_rate: float | None = None
+    """Mean fraction of the kept signs that a client changed against the broadcast; None without signs."""
+    vote_margin: float | None = None
+    """Mean of \\|θ\\| over the kept weights, 0 = the votes are split, 1 = unanimous; None without signs."""
+    measured: Measured
+
+
+def read_records(path: Path) -> list[RoundRecord]:
+    """Reads `metrics.jsonl`; a last line that was cut off by a kill is left out."""
+    records: list[RoundRecord] = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        records.append(RoundRecord.model_validate(json.loads(line)))
+    return records

@@ -1,0 +1,111 @@
+"""The one place that knows how our values ride in Flower's messages, and Flower's private names.
+
+A message's content is one `ArrayRecord` with one `Array` of stype `hedgerow.v1` (the payload), and one `MetricRecord`.
+The private imports moved between Flower's releases; `tests/contract/test_flower_adapter.py` says when they move again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
+from flwr.supercore.task_identity import TaskIdentity
+
+from hedgerow.errors import PayloadError
+
+__all__ = [
+    "PAYLOAD_STYPE",
+    "assign_message_id",
+    "content_of",
+    "decode_message",
+    "decode_state",
+    "encode_message",
+    "encode_state",
+    "error_reply",
+    "identify_process",
+    "metrics_in",
+    "payload_in",
+]
+
+PAYLOAD_STYPE = "hedgerow.v1"
+_PAYLOAD, _METRICS = "payload", "metrics"
+_CLIENT_ERROR = 2
+"""Flower's code for an exception in a ClientApp."""
+
+
+def content_of(payload: bytes, metrics: Mapping[str, float] | None = None) -> RecordDict:
+    """A message's content. The bytes are shared, not copied."""
+    array = Array("uint8", (len(payload),), PAYLOAD_STYPE, payload)
+    content = RecordDict({_PAYLOAD: ArrayRecord({_PAYLOAD: array})})
+    if metrics is not None:
+        # As floats their encoded length does not depend on their values.
+        content[_METRICS] = MetricRecord({name: float(value) for name, value in metrics.items()})
+    return content
+
+
+def payload_in(content: RecordDict) -> bytes:
+    """The payload of a message's content.
+
+    Raises:
+        PayloadError: there is none, or it is of another type.
+    """
+    record = content.array_records.get(_PAYLOAD)
+    array = None if record is None else record.get(_PAYLOAD)
+    if array is None or array.stype != PAYLOAD_STYPE:
+        raise PayloadError("the message holds no hedgerow payload")
+    return array.data
+
+
+def metrics_in(content: RecordDict) -> dict[str, float]:
+    """The metrics of a message's content; lists are left out.
+
+    Raises:
+        PayloadError: there are none.
+    """
+    record = content.metric_records.get(_METRICS)
+    if record is None:
+        raise PayloadError("the message holds no metrics")
+    return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
+
+
+def identify_process(*, run_id: int = 1, node_id: int = 1) -> None:
+    """Gives this process the identity that Flower's `Message` constructor asks for."""
+    TaskIdentity.run_id = run_id
+    TaskIdentity.task_id = 1
+    TaskIdentity.node_id = node_id
+
+
+def assign_message_id(message: Message) -> str:
+    """Gives a message its id, as a SuperLink would."""
+    identifier = uuid.uuid4().hex
+    message.metadata.__dict__["_message_id"] = identifier
+    return identifier
+
+
+def error_reply(reason: str, *, to: Message) -> Message:
+    """The reply of a client that raised."""
+    return Message(Error(_CLIENT_ERROR, reason), reply_to=to)
+
+
+def encode_message(message: Message) -> bytes:
+    """The bytes of a whole message, envelope included."""
+    return message_to_proto(message).SerializeToString()
+
+
+def decode_message(data: bytes) -> Message:
+    """Inverse of `encode_message`."""
+    return message_from_proto(MessageProto.FromString(data))
+
+
+def encode_state(state: RecordDict) -> bytes:
+    """The bytes of a client's state between rounds; an empty state is no bytes."""
+    return recorddict_to_proto(state).SerializeToString()
+
+
+def decode_state(data: bytes) -> RecordDict:
+    """Inverse of `encode_state`."""
+    return recorddict_from_proto(RecordDictProto.FromString(data))
