@@ -1,0 +1,62 @@
+"""What a coordinator builds once from an experiment."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from hedgerow.assembly import dataset_of, model_of, representation_of
+from hedgerow.config import Experiment
+from hedgerow.data import Dataset
+from hedgerow.pruning import prunable_tensors
+from hedgerow.representation import Representation
+from hedgerow.server.state import RoundState
+from hedgerow.sparse import float_tensors, scatter_kept, write_vector
+
+__all__ = ["Bench", "description"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a coordinator builds once from an experiment.
+
+    Attributes:
+        dataset: for the test samples and the shapes.
+        initial: the dense network at initialization; never changed.
+        representation: what the clients train and send.
+    """
+
+    dataset: Dataset
+    initial: nn.Module
+    representation: Representation
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Bench:
+        """Loads the data and builds the model; nothing is written.
+
+        Raises:
+            DataError: the data is missing or corrupt.
+            ModelError: the model cannot be built or does not fit the data.
+        """
+        dataset = dataset_of(experiment)
+        return cls(dataset, model_of(experiment, dataset), representation_of(experiment))
+
+    def network(self, state: RoundState) -> nn.Module:
+        """The dense network that a state stands for."""
+        model = copy.deepcopy(self.initial)
+        scatter_kept(model, state.mask, self.representation.kept_weights(state.kept, self.initial, state.mask))
+        write_vector(float_tensors(model), state.floats)
+        return model
+
+
+def description(experiment: Experiment, bench: Bench) -> str:
+    """One line about an experiment."""
+    fleet, pruning = experiment.fleet, experiment.pruning
+    weights = sum(w.numel() for w in prunable_tensors(bench.initial).values())
+    return (
+        f"{experiment.recipe}: {experiment.model.name} on {bench.dataset.name}, "
+        f"{round(pruning.density * weights):,} of {weights:,} weights kept ({pruning.saliency}), "
+        f"{fleet.clients} clients, {fleet.cohort} a round, {experiment.rounds} rounds"
+    )

@@ -1,0 +1,70 @@
+"""What a finished run hands over: the model's file and the report."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from hedgerow.artifact import artifact_bytes
+from hedgerow.config import Experiment
+from hedgerow.files import write_atomically
+from hedgerow.server.bench import Bench, description
+from hedgerow.server.report import Sizes, write_report
+from hedgerow.server.run_folder import RunFolder
+from hedgerow.server.state import RoundState
+from hedgerow.units import bytes_text, count_text
+
+__all__ = ["deliver"]
+
+_HOW_TO_LOAD = """\
+from pathlib import Path
+
+from hedgerow.artifact import load_artifact
+from hedgerow.models import build_model
+
+model = build_model({name!r}, input_shape={shape}, classes={classes}, norm={norm!r}, seed=0)
+model.load_state_dict(load_artifact(Path("model.safetensors")))
+model.eval()
+"""
+
+
+def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: RunFolder) -> None:
+    """Writes the model, then the report; with both there the run is done."""
+    model = bench.network(state)
+    dataset = bench.dataset
+    metadata = {
+        "hedgerow": version("hedgerow"),
+        "torch": version("torch"),
+        "model": experiment.model.name,
+        "norm": experiment.model.norm,
+        "input_shape": dataset.input_shape,
+        "classes": dataset.classes,
+        "seed": experiment.seed,
+        "experiment": experiment.model_dump(mode="json"),
+    }
+    data = artifact_bytes(model.state_dict(), state.mask, metadata=metadata)
+    write_atomically(folder.model, data)
+    parameters = sum(p.numel() for p in model.parameters())
+    floats = state.floats.size
+    write_report(
+        folder.report,
+        title=description(experiment, bench),
+        settings=experiment.model_dump(mode="json", exclude_none=True),
+        records=folder.records(),
+        facts={
+            "run": folder.path.name,
+            "model": f"{experiment.model.name}, {count_text(parameters)} parameters",
+            "data": f"{dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test samples",
+            "model file": bytes_text(len(data)),
+            "seed": str(experiment.seed),
+            "versions": f"hedgerow {version('hedgerow')}, torch {version('torch')}, flwr {version('flwr')}",
+            "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        },
+        sizes=Sizes(dense_model_bytes=4 * (state.mask.size + floats)),
+        how_to_load=_HOW_TO_LOAD.format(
+            name=experiment.model.name,
+            shape=dataset.input_shape,
+            classes=dataset.classes,
+            norm=experiment.model.norm,
+        ),
+    )

@@ -1,0 +1,51 @@
+"""How the round loop sees the devices: requests go out, replies come back as they arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Fleet", "Reply", "Request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A payload for one node."""
+
+    node: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one request.
+
+    Attributes:
+        node: whom the request was for.
+        payload: the reply, or None when the node failed.
+        error: why it failed, in the node's own words (never trusted), or None.
+        metrics: what the client measured; empty when it failed.
+        bytes_down: length of the request as it travelled, envelope included.
+        bytes_up: length of the reply as it travelled, envelope included.
+    """
+
+    node: int
+    payload: bytes | None
+    error: str | None
+    metrics: Mapping[str, float]
+    bytes_down: int
+    bytes_up: int
+
+
+class Fleet(Protocol):
+    """The devices behind one grid."""
+
+    def nodes(self) -> Sequence[int]:
+        """Identifiers of the nodes that are there, in ascending order."""
+
+    def name(self, node: int) -> str:
+        """What people call a node."""
+
+    def exchange(self, requests: Iterable[Request], *, round: int) -> Iterator[Reply]:
+        """Sends all requests of a round, and yields one reply for each as they arrive, in any order."""

@@ -1,0 +1,221 @@
+"""The local grid: many clients in a few worker processes of this machine, no network.
+
+Every message is really encoded and decoded, so bytes are real. Clients are not bound to workers; what a client must
+remember lies in a `StateStore` and travels to the worker with its message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from hedgerow.server.grids.states import StateStore
+from hedgerow.telemetry.memory import QUIET_PROFILER
+from hedgerow.wire.flower import (
+    assign_message_id,
+    decode_message,
+    encode_message,
+    error_reply,
+    identify_process,
+)
+
+__all__ = ["FIRST_NODE", "LocalGrid"]
+
+FIRST_NODE = 2
+"""Node of partition 0; Flower keeps 1 for the SuperLink."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    message: Message | None = None
+    """What it is working on."""
+
+
+class LocalGrid(Grid):
+    """Flower's `Grid` over worker processes.
+
+    Args:
+        clients: how many there are; client k is node FIRST_NODE + k.
+        client_app: the ClientApp, as `package.module:attribute`.
+        run_config: what every client sees as `context.run_config`.
+        states: where the clients' states live.
+        workers: processes; as many as cores when None.
+    """
+
+    def __init__(
+        self,
+        *,
+        clients: int,
+        client_app: str,
+        run_config: Mapping[str, str],
+        states: StateStore,
+        workers: int | None = None,
+    ) -> None:
+        identify_process()
+        self._clients, self._client_app, self._run_config = clients, client_app, json.dumps(dict(run_config)).encode()
+        self._states = states
+        self._queue: deque[Message] = deque()
+        self._inbox: dict[str, Message] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        count = min(clients, workers if workers is not None else len(os.sched_getaffinity(0)))
+        self._workers = [self._start() for _ in range(count)]
+
+    def set_run(self, run: Run) -> None:
+        """Sets the run that this grid works for."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that was set."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message for one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All simulated clients are always there."""
+        return range(FIRST_NODE, FIRST_NODE + self._clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queues messages for the workers; the group of each is its round."""
+        identifiers = []
+        for message in messages:
+            identifiers.append(assign_message_id(message))
+            self._queue.append(message)
+        self._dispatch()
+        return identifiers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies that have arrived."""
+        self.wait(0)
+        return [self._inbox.pop(i) for i in list(message_ids) if i in self._inbox]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Pushes, and pulls until all replies are there or the time is over."""
+        pending = set(self.push_messages(messages))
+        end = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while pending and (end is None or time.monotonic() < end):
+            self.wait(0.05)
+            arrived = list(self.pull_messages(pending))
+            pending -= {m.metadata.reply_to_message_id for m in arrived}
+            replies += arrived
+        return replies
+
+    def take_sizes(self, message_id: str) -> tuple[int, int]:
+        """Bytes of a request and of its reply, as encoded; asked once."""
+        return self._sizes.pop(message_id)
+
+    def wait(self, seconds: float) -> None:
+        """Takes in what workers have finished, waiting so long for the first."""
+        busy = {w.connection.fileno(): w for w in self._workers if w.message is not None}
+        # A worker that dies closes its end, which wakes this up too.
+        for ready in wait([w.connection for w in busy.values()], seconds):
+            assert isinstance(ready, Connection)
+            self._collect(busy[ready.fileno()])
+        self._dispatch()
+
+    def close(self) -> None:
+        """Ends all workers; what they were working on is lost."""
+        for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
+            worker.process.terminate()
+            worker.process.wait()
+        self._workers = []
+
+    def __enter__(self) -> LocalGrid:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        environment = {**os.environ, **QUIET_PROFILER, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        descriptor = theirs.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hedgerow.server.grids.worker", str(descriptor), self._client_app],
+            pass_fds=[descriptor],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C is for the coordinator, which then ends its workers.
+            start_new_session=True,
+        )
+        theirs.close()
+        connection = Connection(ours.detach())
+        connection.send_bytes(self._run_config)
+        return _Worker(process, connection)
+
+    def _dispatch(self) -> None:
+        for number, worker in enumerate(self._workers):
+            if not self._queue:
+                return
+            if worker.message is not None:
+                continue
+            if worker.process.poll() is not None:
+                worker = self._workers[number] = self._restarted(worker)
+            message = worker.message = self._queue.popleft()
+            node, data = message.metadata.dst_node_id, encode_message(message)
+            self._sizes[message.metadata.message_id] = (len(data), 0)
+            node_config = {"partition-id": node - FIRST_NODE, "num-partitions": self._clients}
+            state = self._states.read(node, before=int(message.metadata.group_id))
+            try:
+                for frame in (json.dumps(node_config).encode(), state, data):
+                    worker.connection.send_bytes(frame)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it died meanwhile; `wait` sees the closed end
+
+    def _collect(self, worker: _Worker) -> None:
+        message = worker.message
+        assert message is not None
+        try:
+            kind, first, second = (worker.connection.recv_bytes() for _ in range(3))
+        except (EOFError, OSError):
+            self._workers[self._workers.index(worker)] = self._restarted(worker)
+            self._deliver(
+                error_reply(f"its worker process died with exit code {worker.process.returncode}", to=message)
+            )
+            return
+        worker.message = None
+        if kind == b"error":
+            self._deliver(error_reply(first.decode(), to=message))
+            return
+        down, _ = self._sizes[message.metadata.message_id]
+        self._sizes[message.metadata.message_id] = (down, len(first))
+        self._states.write(message.metadata.dst_node_id, second, round=int(message.metadata.group_id))
+        self._deliver(decode_message(first))
+
+    def _deliver(self, reply: Message) -> None:
+        self._inbox[reply.metadata.reply_to_message_id] = reply
+
+    def _restarted(self, worker: _Worker) -> _Worker:
+        worker.connection.close()
+        worker.process.terminate()
+        worker.process.wait()
+        return self._start()

@@ -1,0 +1,71 @@
+"""A worker process of the local grid: `python -m hedgerow.server.grids.worker FD APP`.
+
+It answers one message at a time with a Flower ClientApp. All that it is sent comes from the process that started it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+import torch
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+
+from hedgerow.errors import HedgerowError
+from hedgerow.wire.flower import decode_message, decode_state, encode_message, encode_state, identify_process
+
+__all__ = ["load_client_app", "main"]
+
+
+def load_client_app(reference: str) -> ClientApp:
+    """The ClientApp that `package.module:attribute` names."""
+    module, _, attribute = reference.partition(":")
+    app = getattr(importlib.import_module(module), attribute)
+    assert isinstance(app, ClientApp), f"{reference} is not a ClientApp"
+    return app
+
+
+def main(descriptor: int, reference: str) -> None:
+    """Answers until the other end closes.
+
+    Frames in: run configuration as JSON once; then for each message its node's number of the partition as JSON, the
+    node's state, the message. Frames out for each: `ok` and the reply and the state, or `error` and the reason twice:
+    for the user, and with the traceback.
+    """
+    # Workers are the parallelism; one thread each also makes every sum come out the same.
+    torch.set_num_threads(1)
+    connection = Connection(descriptor)
+    run_config = json.loads(connection.recv_bytes())
+    app = load_client_app(reference)
+    while True:
+        try:
+            node_config = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        state, data = connection.recv_bytes(), connection.recv_bytes()
+        try:
+            message = decode_message(data)
+            node = message.metadata.dst_node_id
+            identify_process(node_id=node)
+            context = Context(
+                run_id=1, node_id=node, node_config=node_config, state=decode_state(state), run_config=run_config
+            )
+            reply = encode_message(app(message, context))
+            frames = [b"ok", reply, encode_state(context.state)]
+        except Exception as error:
+            known = isinstance(error, HedgerowError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            frames = [b"error", reason.encode(), traceback.format_exc().encode()]
+        try:
+            for frame in frames:
+                connection.send_bytes(frame)
+        except BrokenPipeError:
+            return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,207 @@
+"""Who is told how a run goes: bars on a terminal, plain lines elsewhere, nobody by default."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hedgerow.telemetry import RoundRecord
+from hedgerow.telemetry.prometheus import RunMetrics, serve_metrics
+from hedgerow.units import bytes_text, percent_text
+
+__all__ = [
+    "ManyObservers",
+    "MetricsObserver",
+    "Observer",
+    "PlainObserver",
+    "TerminalObserver",
+    "current_observer",
+    "observing",
+]
+
+
+class Observer:
+    """Is told what happens; this one does nothing with it."""
+
+    def started(self, *, folder: Path, description: str, rounds: int, done: int) -> None:
+        """A run starts, or goes on after `done` rounds."""
+
+    def pruning(self, step: int, steps: int) -> None:
+        """The initial mask is being made."""
+
+    def asked(self, *, round: int, clients: int) -> None:
+        """The requests of a round went out."""
+
+    def replied(self) -> None:
+        """One client replied, or failed."""
+
+    def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
+        """A round is done and on disk."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class ManyObservers(Observer):
+    """Passes everything on to several."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def started(self, *, folder: Path, description: str, rounds: int, done: int) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.started(folder=folder, description=description, rounds=rounds, done=done)
+
+    def pruning(self, step: int, steps: int) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.pruning(step, steps)
+
+    def asked(self, *, round: int, clients: int) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.asked(round=round, clients=clients)
+
+    def replied(self) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.replied()
+
+    def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.finished_round(record, rounds=rounds)
+
+    def close(self) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.close()
+
+
+class MetricsObserver(Observer):
+    """Serves the run as Prometheus metrics on a port of the loopback address, as long as it lasts."""
+
+    def __init__(self, *, port: int) -> None:
+        self._metrics = RunMetrics()
+        self._stop = serve_metrics(self._metrics, port=port)
+
+    def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
+        """Takes in a round."""
+        self._metrics.observe(record)
+
+    def close(self) -> None:
+        """Ends the service."""
+        self._stop()
+
+
+class PlainObserver(Observer):
+    """A line for the start and for each evaluated round."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def started(self, *, folder: Path, description: str, rounds: int, done: int) -> None:
+        """Says what runs and where."""
+        self._line(f"{description}\n{'resuming after round ' + str(done) if done else 'writing to'} {folder}")
+
+    def pruning(self, step: int, steps: int) -> None:
+        """Says so once."""
+        if step == 1:
+            self._line(f"making the initial mask in {steps} steps, without data")
+
+    def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
+        """Says what the round gave, where it was evaluated or a client failed."""
+        for failure in record.failures:
+            self._line(f"round {record.round}: {failure.client} failed: {failure.reason}")
+        if record.accuracy is not None:
+            self._line(round_text(record, rounds=rounds))
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class TerminalObserver(PlainObserver):
+    """A progress bar under the lines."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._pruning: TaskID | None = None
+        self._rounds: TaskID | None = None
+        self._clients: TaskID | None = None
+
+    def started(self, *, folder: Path, description: str, rounds: int, done: int) -> None:
+        """Starts the bars."""
+        super().started(folder=folder, description=description, rounds=rounds, done=done)
+        self._progress.start()
+        self._rounds = self._progress.add_task("rounds", total=rounds, completed=done)
+
+    def pruning(self, step: int, steps: int) -> None:
+        """Moves the bar of the initial mask."""
+        if self._pruning is None:
+            self._pruning = self._progress.add_task("initial mask", total=steps)
+        self._progress.update(self._pruning, completed=step, visible=step < steps)
+
+    def asked(self, *, round: int, clients: int) -> None:
+        """Starts the cohort's bar."""
+        if self._clients is None:
+            self._clients = self._progress.add_task("clients", total=clients)
+        self._progress.reset(self._clients, total=clients, description=f"clients of round {round}")
+
+    def replied(self) -> None:
+        """Moves the cohort's bar."""
+        if self._clients is not None:
+            self._progress.advance(self._clients)
+
+    def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
+        """Moves the run's bar."""
+        super().finished_round(record, rounds=rounds)
+        if self._rounds is not None:
+            self._progress.update(self._rounds, completed=record.round)
+
+    def close(self) -> None:
+        """Takes the bars away."""
+        self._progress.stop()
+
+
+def round_text(record: RoundRecord, *, rounds: int) -> str:
+    """One line about a round."""
+    accuracy = "" if record.accuracy is None else f"accuracy {percent_text(record.accuracy, decimals=2)}  "
+    train = "" if record.train_loss is None else f"train loss {record.train_loss:.3f}  "
+    traffic = f"up {bytes_text(record.bytes_up)}  down {bytes_text(record.bytes_down)}  "
+    peak = record.measured.client_peak_bytes
+    memory = "" if peak is None else f"client peak {bytes_text(peak)}  "
+    place = f"round {record.round:>{len(str(rounds))}}/{rounds}  "
+    return f"{place}{accuracy}{train}{traffic}{memory}{record.measured.seconds:.1f} s"
+
+
+_current: ContextVar[Observer | None] = ContextVar("hedgerow_observer", default=None)
+
+
+def current_observer() -> Observer:
+    """The observer of this context. A ServerApp takes no arguments, so it finds its observer here."""
+    return _current.get() or Observer()
+
+
+@contextlib.contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Makes `observer` the current one inside the block, and closes it."""
+    token = _current.set(observer)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        observer.close()

@@ -1,0 +1,78 @@
+"""`write_report`: one self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from hedgerow.files import write_atomically
+from hedgerow.server.report.plots import pictures
+from hedgerow.server.report.settings_text import settings_text
+from hedgerow.server.report.summary import Sizes, tiles
+from hedgerow.server.report.tables import COLUMNS, FAILURES_SHOWN, failure_rows, round_rows
+from hedgerow.telemetry.records import RoundRecord
+
+__all__ = ["HOW_TO_LOAD", "write_report"]
+
+HOW_TO_LOAD = """\
+from pathlib import Path
+
+from hedgerow.artifact import load_artifact
+
+weights = load_artifact(Path("model.safetensors"))  # dense tensors by name, 0 where pruned
+network.load_state_dict(weights)  # network: the model that the settings name
+network.eval()
+"""
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    settings: Mapping[str, object],
+    records: Sequence[RoundRecord],
+    facts: Mapping[str, str],
+    sizes: Sizes,
+    how_to_load: str = HOW_TO_LOAD,
+) -> None:
+    """Writes the page atomically; the same arguments give the same bytes.
+
+    The page holds no script and refers to nothing outside itself. Every text in it is escaped: names and reasons may
+    come from devices that nobody trusts.
+
+    Args:
+        path: The HTML file; its folder is made if it is missing.
+        title: Heading of the page.
+        settings: The whole configuration, nested.
+        records: The rounds so far, in order; none at all is fine.
+        facts: Short facts by name: model, parameters, size of the model's file, seed, run, versions.
+        sizes: What the dense model would weigh.
+        how_to_load: Python that loads the exported model.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    # autoescape is what keeps a device's text from becoming markup; only our own SVG is passed as markup.
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
+    failures = failure_rows(records)
+    page = template.render(
+        title=title,
+        facts=facts,
+        rounds=len(records),
+        last_round=records[-1].round if records else None,
+        tiles=tiles(records, sizes),
+        pictures=[(picture, Markup(picture.svg)) for picture in pictures(records)],
+        failures=failures[-FAILURES_SHOWN:],
+        failures_in_all=len(failures),
+        columns=COLUMNS,
+        rows=round_rows(records),
+        settings=settings_text(settings),
+        how_to_load=how_to_load.strip(),
+    )
+    # A lone surrogate (a file name, a device's text) has no UTF-8 form; it must not cost the user the page.
+    write_atomically(path, page.encode("utf-8", errors="replace"))

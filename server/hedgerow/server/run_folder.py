@@ -1,0 +1,187 @@
+"""What a run leaves on disk, and how it is found again.
+
+    runs/<digest of the experiment>/
+        experiment.toml          the whole configuration; `hedgerow simulate experiment.toml` runs it again
+        metrics.jsonl            a line a round (`hedgerow.telemetry.records`)
+        checkpoint.safetensors   the state after the last round, replaced atomically
+        clients.sqlite           what the clients remember, until the run is done
+        model.safetensors        the result (`hedgerow.artifact`)
+        report.html              the result to look at
+
+A round's line is written before its checkpoint. Opening a run drops lines that are newer than the checkpoint, so a run
+killed at any moment goes on with the round after the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+import tomli_w
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from hedgerow.config import Experiment
+from hedgerow.errors import HedgerowError, RunError
+from hedgerow.files import write_atomically
+from hedgerow.pruning import Mask
+from hedgerow.server.state import RoundState
+from hedgerow.telemetry import RoundRecord, read_records
+
+__all__ = ["RunFolder"]
+
+_CHECKPOINT_FORMAT = "hedgerow-checkpoint-1"
+
+
+class RunFolder:
+    """The folder of one experiment, locked while it is open.
+
+    Raises:
+        RunError: another process has it open, or it cannot be written.
+    """
+
+    def __init__(self, out: Path, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.path = out / experiment.digest()
+        self._lock: IO[str] | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            settings = {"recipe": experiment.recipe, **experiment.model_dump(mode="json", exclude_none=True)}
+            write_atomically(self.path / "experiment.toml", tomli_w.dumps(settings).encode())
+        except BlockingIOError:
+            self.close()
+            raise RunError(f"{self.path}: another process runs this experiment; wait for it or end it") from None
+        except RunError:
+            self.close()
+            raise
+        except OSError as error:
+            self.close()
+            raise RunError(f"{self.path}: cannot be written: {error}") from None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state after the last round."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The result."""
+        return self.path / "model.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The result to look at."""
+        return self.path / "report.html"
+
+    @property
+    def clients(self) -> Path:
+        """What the clients remember."""
+        return self.path / "clients.sqlite"
+
+    def records(self) -> list[RoundRecord]:
+        """What has been recorded so far.
+
+        Raises:
+            RunError: a line is damaged or from another version.
+        """
+        try:
+            return read_records(self.metrics) if self.metrics.exists() else []
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                f"{self.metrics}: damaged or from another version ({reason}); delete {self.path} to start again"
+            ) from None
+
+    def load(self) -> RoundState | None:
+        """The state to go on from, or None where nothing has been done; drops newer lines of `metrics.jsonl`.
+
+        Raises:
+            RunError: the checkpoint is damaged or from another version.
+        """
+        if not self.checkpoint.exists():
+            self.metrics.unlink(missing_ok=True)
+            return None
+        try:
+            state = _read_checkpoint(self.checkpoint)
+        except (SafetensorError, HedgerowError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{self.checkpoint}: damaged or from another version ({error}); delete {self.path} to start again"
+            ) from None
+        lines = [r.model_dump_json() + "\n" for r in self.records() if r.round <= state.round]
+        write_atomically(self.metrics, "".join(lines).encode())
+        return state
+
+    def save(self, state: RoundState, record: RoundRecord) -> None:
+        """Makes a round durable."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(record.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        write_atomically(self.checkpoint, _checkpoint_bytes(state))
+
+    def close(self) -> None:
+        """Lets others open it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and not (self.checkpoint.exists() or self.model.exists()):
+            # It failed before there was anything to go on from: nothing half-written stays.
+            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
+        self.close()
+
+
+def _checkpoint_bytes(state: RoundState) -> bytes:
+    return save(
+        {
+            "mask": np.frombuffer(state.mask.packed(), dtype=np.uint8),
+            "kept": state.kept,
+            "floats": state.floats,
+            "holders": np.array(sorted(state.holders), dtype=np.uint64),
+        },
+        metadata={
+            "hedgerow": json.dumps(
+                {"format": _CHECKPOINT_FORMAT, "round": state.round, "shapes": state.mask.shapes},
+            )
+        },
+    )
+
+
+def _read_checkpoint(path: Path) -> RoundState:
+    with safe_open(path, framework="numpy") as file:
+        metadata = json.loads((file.metadata() or {}).get("hedgerow", "{}"))
+        if metadata.get("format") != _CHECKPOINT_FORMAT:
+            raise RunError(f"format {metadata.get('format')!r}, expected {_CHECKPOINT_FORMAT}")
+        mask = Mask.unpack(file.get_tensor("mask").tobytes(), metadata["shapes"])
+        kept, floats = file.get_tensor("kept"), file.get_tensor("floats")
+        if kept.shape != (mask.kept,) or not kept.dtype == floats.dtype == np.float32:
+            raise RunError(f"{kept.size} values of {kept.dtype} for {mask.kept} kept weights")
+        return RoundState(
+            round=int(metadata["round"]),
+            mask=mask,
+            kept=kept,
+            floats=floats,
+            holders=frozenset(file.get_tensor("holders").tolist()),
+        )

@@ -1,0 +1,102 @@
+"""Many clients on this machine: the ServerApp and the ClientApp on the local grid."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from flwr.app import Context, RecordDict
+
+from hedgerow.assembly import parts_of
+from hedgerow.config import Experiment
+from hedgerow.server.app import app
+from hedgerow.server.bench import Bench
+from hedgerow.server.coordinator import is_done
+from hedgerow.server.grids.local import LocalGrid
+from hedgerow.server.grids.states import StateStore
+from hedgerow.server.progress import Observer, observing
+from hedgerow.server.run_folder import RunFolder
+
+__all__ = ["CLIENT_APP", "simulate"]
+
+CLIENT_APP = "hedgerow.client.app:app"
+"""By name, because the server's code never imports the client's."""
+
+
+def simulate(
+    experiment: Experiment,
+    *,
+    out: Path,
+    workers: int | None = None,
+    observer: Observer | None = None,
+    client_app: str = CLIENT_APP,
+) -> Path:
+    """Runs an experiment to its end, or goes on where it stopped; a finished one is left as it is.
+
+    Args:
+        experiment: what to run.
+        out: the folder of all runs.
+        workers: worker processes; as many as cores when None.
+        observer: is told how it goes.
+        client_app: the ClientApp to run, as `package.module:attribute`.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        HedgerowError: what is wrong with the experiment, before anything is written; or what ended the run.
+    """
+    # Data, model and partition are tried first: a mistake in them must not leave a folder behind.
+    bench = Bench.of(experiment)
+    parts_of(experiment, bench.dataset)
+    with RunFolder(out, experiment) as folder:
+        path = folder.path
+        if is_done(folder):
+            return path
+        clients = folder.clients
+    configuration = experiment.model_dump_json()
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={},
+        state=RecordDict(),
+        run_config={"experiment": configuration, "out": str(out)},
+    )
+    with (
+        _terminable(),
+        StateStore(clients) as states,
+        LocalGrid(
+            clients=experiment.fleet.clients,
+            client_app=client_app,
+            run_config={"experiment": configuration},
+            states=states,
+            workers=workers,
+        ) as grid,
+        observing(observer if observer is not None else Observer()),
+    ):
+        app(grid, context)
+    # Nobody reads the clients' states after the last round.
+    for leftover in path.glob(clients.name + "*"):
+        leftover.unlink()
+    return path
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside the block SIGTERM does what Ctrl-C does, so that both leave a run that can be resumed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,37 @@
+"""The state of a run between two rounds: all that a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hedgerow.codec import Floats
+from hedgerow.pruning import Mask
+
+__all__ = ["RoundState"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundState:
+    """The network after `round` rounds.
+
+    Random numbers need no state: every stream is derived from the seed and the round (`hedgerow.seeds`).
+
+    Attributes:
+        round: rounds that are done.
+        mask: the kept positions.
+        kept: (mask.kept,) float32, the representation's state: mean votes θ, or weights.
+        floats: (f,) float32, all that is never pruned.
+        holders: nodes that have acknowledged this mask.
+    """
+
+    round: int
+    mask: Mask
+    kept: Floats
+    floats: Floats
+    holders: frozenset[int] = field(default=frozenset())
+
+    def __post_init__(self) -> None:
+        assert self.kept.shape == (self.mask.kept,)
+        assert self.kept.dtype == self.floats.dtype == np.float32

@@ -1,0 +1,140 @@
+"""Sums of replies: exact in whatever order they come."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgerow.codec import Bits, Floats
+from hedgerow.errors import PayloadError
+from hedgerow.server.aggregation import FloatMean, SignMean
+
+weights = st.integers(1, 2**24)
+values = st.floats(-(2.0**20), 2.0**20, width=32, exclude_min=True, exclude_max=True)
+
+
+@st.composite
+def float_replies(draw: st.DrawFn) -> list[tuple[Floats, int]]:
+    count = draw(st.integers(1, 4))
+    reply = st.tuples(st.lists(values, min_size=count, max_size=count), weights)
+    return [(np.array(v, dtype=np.float32), w) for v, w in draw(st.lists(reply, min_size=1, max_size=8))]
+
+
+@st.composite
+def sign_replies(draw: st.DrawFn) -> list[tuple[Bits, int]]:
+    count = draw(st.integers(1, 6))
+    reply = st.tuples(st.lists(st.booleans(), min_size=count, max_size=count), weights)
+    return [(np.array(v, dtype=np.bool_), w) for v, w in draw(st.lists(reply, min_size=1, max_size=8))]
+
+
+def float_mean(replies: list[tuple[Floats, int]]) -> Floats:
+    mean = FloatMean(replies[0][0].size)
+    for value, weight in replies:
+        mean.check(value)
+        mean.add(value, weight=weight)
+    return mean.mean()
+
+
+def sign_mean(replies: list[tuple[Bits, int]]) -> Floats:
+    mean = SignMean(replies[0][0].size)
+    for value, weight in replies:
+        mean.add(value, weight=weight)
+    return mean.mean()
+
+
+def test_the_mean_vote_weighs_clients_by_their_samples() -> None:
+    replies = [(np.array([True, True, False, False]), 3), (np.array([True, False, True, False]), 1)]
+    theta = sign_mean(replies)
+    assert theta.tolist() == [1.0, 0.5, -0.5, -1.0]
+    assert theta.dtype == np.float32
+
+
+def test_an_even_split_is_zero() -> None:
+    assert sign_mean([(np.array([True]), 7), (np.array([False]), 7)]).tolist() == [0.0]
+
+
+def test_the_mean_of_floats_weighs_clients_by_their_samples() -> None:
+    replies = [(np.array([1.0, -8.0], dtype=np.float32), 3), (np.array([5.0, 0.25], dtype=np.float32), 1)]
+    mean = float_mean(replies)
+    assert mean.tolist() == [2.0, -5.9375]
+    assert mean.dtype == np.float32
+
+
+@given(float_replies(), st.randoms())
+def test_floats_fold_to_the_same_bits_in_any_order(replies: list[tuple[Floats, int]], random: object) -> None:
+    shuffled = list(replies)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
+    assert float_mean(shuffled).tobytes() == float_mean(replies).tobytes()
+
+
+@given(sign_replies(), st.randoms())
+def test_signs_fold_to_the_same_bits_in_any_order(replies: list[tuple[Bits, int]], random: object) -> None:
+    shuffled = list(replies)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # as above
+    assert sign_mean(shuffled).tobytes() == sign_mean(replies).tobytes()
+
+
+@given(float_replies())
+def test_the_mean_of_floats_is_the_exact_mean_but_for_its_rounding(replies: list[tuple[Floats, int]]) -> None:
+    total = sum(weight for _, weight in replies)
+    for i, found in enumerate(float_mean(replies).tolist()):
+        exact = sum((Fraction(float(value[i])) * weight for value, weight in replies), Fraction(0)) / total
+        assert abs(Fraction(found) - exact) <= Fraction(1, 2**31) + abs(exact) / 2**23
+
+
+@given(sign_replies())
+def test_the_mean_vote_is_exact_but_for_its_rounding_and_stays_within_one(replies: list[tuple[Bits, int]]) -> None:
+    total = sum(weight for _, weight in replies)
+    for i, found in enumerate(sign_mean(replies).tolist()):
+        exact = Fraction(sum((1 if value[i] else -1) * weight for value, weight in replies), total)
+        assert abs(Fraction(found) - exact) <= abs(exact) / 2**23
+        assert -1 <= found <= 1
+        assert (found >= 0) == (exact >= 0)
+
+
+def test_4096_clients_with_the_largest_values_and_weights_do_not_overflow() -> None:
+    largest = np.nextafter(np.float32(2**20), np.float32(0))
+    mean = FloatMean(3)
+    fraction = np.float32(1 - 2**-24)  # all ones in the low limb
+    for _ in range(4096):
+        mean.add(np.array([largest, -largest, fraction], dtype=np.float32), weight=2**24)
+    assert mean.mean().tolist() == [float(largest), -float(largest), float(fraction)]
+
+
+def test_one_client_alone_gets_its_own_values_back() -> None:
+    given_values = np.array([0.1, -1e-5, 1234.567, 0.0], dtype=np.float32)
+    found = float_mean([(given_values, 12345)])
+    assert np.abs(found - given_values).max() < 2**-31
+
+
+@pytest.mark.parametrize("bad", [2.0**20, -(2.0**20), 3e38, np.inf, np.nan])
+def test_values_that_are_too_large_are_refused_and_change_nothing(bad: float) -> None:
+    touched, untouched = FloatMean(2), FloatMean(2)
+    for mean in (touched, untouched):
+        mean.add(np.array([1, 2], dtype=np.float32), weight=3)
+    with pytest.raises(PayloadError, match="below 1048576 is allowed"):
+        touched.check(np.array([1, bad], dtype=np.float32))
+    assert touched.mean().tobytes() == untouched.mean().tobytes()
+
+
+def test_no_values_at_all_can_be_averaged() -> None:
+    mean = FloatMean(0)
+    mean.check(np.zeros(0, dtype=np.float32))
+    mean.add(np.zeros(0, dtype=np.float32), weight=1)
+    assert mean.mean().shape == (0,)
+
+
+def test_adding_does_not_change_what_was_added() -> None:
+    floats, signs = np.array([1.5], dtype=np.float32), np.array([True])
+    FloatMean(1).add(floats, weight=5)
+    SignMean(1).add(signs, weight=5)
+    assert floats.tolist() == [1.5]
+    assert signs.tolist() == [True]
+
+
+@pytest.mark.parametrize("mean", [SignMean(1), FloatMean(1)], ids=["signs", "floats"])
+def test_the_mean_of_nothing_is_a_mistake_of_the_caller(mean: SignMean | FloatMean) -> None:
+    with pytest.raises(AssertionError, match="nothing was folded"):
+        mean.mean()

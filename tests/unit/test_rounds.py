@@ -1,0 +1,254 @@
+"""One round against a fleet in memory: who is asked, what is sent, what comes of the replies."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from hedgerow.codec import Floats, decode_payload, encode_payload, floats_section, has_mask, read_mask, signs_section
+from hedgerow.config import Experiment
+from hedgerow.errors import PayloadError, RunError
+from hedgerow.pruning import Mask
+from hedgerow.representation import Signs, Weights
+from hedgerow.server.fleet import Reply, Request
+from hedgerow.server.progress import Observer
+from hedgerow.server.rounds import Round, cohort_of, play_round
+from hedgerow.server.state import RoundState
+
+MASK = Mask({"a.weight": torch.arange(12).view(3, 4) % 3 == 0, "b.weight": torch.ones(1, 3, dtype=torch.bool)})
+FLOATS = np.array([1.0, 2.0], dtype=np.float32)
+
+
+@dataclass
+class InMemoryFleet:
+    """Every node votes by its own number; some fail."""
+
+    count: int = 8
+    failing: frozenset[int] = frozenset()
+    order: Callable[[list[Request]], list[Request]] = lambda requests: requests
+    asked: dict[int, bytes] = field(default_factory=dict)
+
+    def nodes(self) -> Sequence[int]:
+        return range(100, 100 + self.count)
+
+    def name(self, node: int) -> str:
+        return f"client-{node}"
+
+    def exchange(self, requests: Iterable[Request], *, round: int) -> Iterator[Reply]:
+        self.asked = {}
+        for request in self.order(list(requests)):
+            self.asked[request.node] = request.payload
+            yield self._reply(request)
+
+    def _reply(self, request: Request) -> Reply:
+        sizes = (len(request.payload) + 10, 50)
+        if request.node in self.failing:
+            return Reply(request.node, None, f"no power on {request.node}", {}, *sizes)
+        header, _ = decode_payload(request.payload, limit=10_000)
+        votes = np.random.default_rng(request.node).random(MASK.kept) < 0.5
+        floats = (FLOATS * request.node / 7).astype(np.float32)
+        payload = encode_payload(header, [signs_section(votes), floats_section(floats)])
+        metrics = {"examples": float(request.node % 5 + 1), "loss": request.node / 13, "seconds": 0.5}
+        return Reply(request.node, payload, None, metrics, *sizes)
+
+
+def experiment_with(**aggregation: object) -> Experiment:
+    settings = {"signs": "mean", "levels": 16, **aggregation}
+    return Experiment.model_validate({"fleet": {"clients": 8, "cohort": 5}, "aggregation": settings})
+
+
+EXPERIMENT = experiment_with()
+
+
+def first_state(*, holders: frozenset[int] = frozenset(), kept: Floats | None = None) -> RoundState:
+    signs = np.where(np.arange(MASK.kept) % 2, -1, 1).astype(np.float32) if kept is None else kept
+    return RoundState(round=0, mask=MASK, kept=signs, floats=FLOATS, holders=holders)
+
+
+def play(state: RoundState, fleet: InMemoryFleet, *, experiment: Experiment = EXPERIMENT) -> Round:
+    representation = Signs(experiment.signs, experiment.aggregation)
+    return play_round(state, experiment=experiment, representation=representation, fleet=fleet, observer=Observer())
+
+
+def test_a_cohort_is_drawn_without_replacement_from_seed_and_round() -> None:
+    nodes = list(range(100, 108))
+    cohort = cohort_of(EXPERIMENT, nodes, round=1)
+    assert cohort == cohort_of(EXPERIMENT, nodes, round=1)
+    assert cohort == sorted(set(cohort))
+    assert len(cohort) == 5
+    assert set(cohort) <= set(nodes)
+    drawn = {tuple(cohort_of(EXPERIMENT, nodes, round=r)) for r in range(1, 21)}
+    assert len(drawn) > 5
+    seeds = {tuple(cohort_of(EXPERIMENT.model_copy(update={"seed": s}), nodes, round=1)) for s in range(20)}
+    assert len(seeds) > 5
+
+
+def test_every_node_is_asked_in_some_round() -> None:
+    nodes = list(range(100, 108))
+    assert {n for r in range(1, 30) for n in cohort_of(EXPERIMENT, nodes, round=r)} == set(nodes)
+
+
+def test_too_few_nodes_for_a_cohort_are_an_error() -> None:
+    with pytest.raises(RunError, match="round 4: the cohort needs 5 clients and only 4 are there"):
+        cohort_of(EXPERIMENT, [1, 2, 3, 4], round=4)
+
+
+def test_a_round_is_the_weighted_mean_of_the_replies() -> None:
+    fleet = InMemoryFleet()
+    played = play(first_state(), fleet)
+    weights = {node: node % 5 + 1 for node in played.cohort}
+    total = sum(weights.values())
+    votes = {n: np.where(np.random.default_rng(n).random(MASK.kept) < 0.5, 1, -1) for n in played.cohort}
+    expected = sum(weights[n] * votes[n] for n in played.cohort) / total
+    assert played.state.round == 1
+    assert played.state.mask is MASK
+    assert played.state.kept == pytest.approx(expected, abs=1e-6)
+    assert played.state.floats == pytest.approx(
+        FLOATS * sum(weights[n] * n / 7 for n in played.cohort) / total, rel=1e-6
+    )
+    assert played.fold.clients == set(played.cohort) == set(fleet.asked)
+    assert played.fold.bytes_down == sum(len(p) + 10 for p in fleet.asked.values())
+
+
+def test_the_state_before_a_round_is_not_changed() -> None:
+    state = first_state()
+    kept, floats = state.kept.copy(), state.floats.copy()
+    play(state, InMemoryFleet(), experiment=experiment_with(memory=0.5))
+    assert np.array_equal(state.kept, kept)
+    assert np.array_equal(state.floats, floats)
+    assert state.holders == frozenset()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("signs", ["mean", "vote", "innovation"])
+def test_the_order_of_replies_changes_no_bit(seed: int, signs: str) -> None:
+    experiment = experiment_with(memory=0.3, signs=signs)
+    failing = frozenset({102})
+
+    def shuffled(requests: list[Request]) -> list[Request]:
+        return [requests[i] for i in np.random.default_rng(seed).permutation(len(requests))]
+
+    plain = play(first_state(), InMemoryFleet(failing=failing), experiment=experiment)
+    other = play(first_state(), InMemoryFleet(failing=failing, order=shuffled), experiment=experiment)
+    assert other.state.kept.tobytes() == plain.state.kept.tobytes()
+    assert other.state.floats.tobytes() == plain.state.floats.tobytes()
+    assert other.state.holders == plain.state.holders
+    assert other.fold.train_loss() == plain.fold.train_loss()
+    assert other.cohort == plain.cohort
+    assert other.entropy_down == plain.entropy_down
+
+
+def test_the_mask_is_sent_once_to_each_node() -> None:
+    fleet, state, known = InMemoryFleet(), first_state(), set()
+    for _ in range(6):
+        played = play(state, fleet)
+        for node, payload in fleet.asked.items():
+            header, sections = decode_payload(payload, limit=10_000)
+            assert header.mask_digest == MASK.digest
+            assert has_mask(sections) == (node not in known)
+            if has_mask(sections):
+                assert np.packbits(read_mask(sections, MASK.size)).tobytes() == MASK.packed()
+        known |= set(played.cohort)
+        state = played.state
+        assert state.holders == known
+
+
+def test_a_node_that_failed_is_given_the_mask_again() -> None:
+    everyone = frozenset(range(100, 108))
+    cohort = cohort_of(EXPERIMENT, sorted(everyone), round=1)
+    failed = cohort[2]
+    fleet = InMemoryFleet(failing=frozenset({failed}))
+    played = play(first_state(holders=everyone), fleet)
+    assert played.state.holders == everyone - {failed}
+    assert [f.client for f in played.fold.failures] == [f"client-{failed}"]
+    assert failed not in played.fold.clients
+
+
+def test_requests_to_holders_cost_no_mask() -> None:
+    strangers, holders = InMemoryFleet(), InMemoryFleet()
+    new = play(first_state(), strangers)
+    known = play(first_state(holders=frozenset(range(100, 108))), holders)
+    assert known.fold.bytes_down < new.fold.bytes_down
+    # 7 of 15 weights are kept: H(7/15) = 0.99679 bits, 15 times, for 5 strangers.
+    assert new.entropy_down - known.entropy_down == pytest.approx(5 * 15 * 0.9967916 / 8, rel=1e-5)
+
+
+def test_too_few_replies_end_the_run_and_the_error_names_the_first_client() -> None:
+    cohort = cohort_of(EXPERIMENT, list(range(100, 108)), round=1)
+    fleet = InMemoryFleet(failing=frozenset(cohort[1:]))
+    with pytest.raises(RunError) as caught:
+        play(first_state(), fleet, experiment=experiment_with(min_replies=2))
+    assert str(caught.value) == (
+        f"round 1: 1 of 5 clients gave a usable reply and 2 are needed; client-{cohort[1]}: no power on {cohort[1]}"
+    )
+
+
+def test_no_reply_at_all_ends_the_run() -> None:
+    with pytest.raises(RunError, match="0 of 5 clients gave a usable reply and 1 are needed"):
+        play(first_state(), InMemoryFleet(failing=frozenset(range(100, 108))))
+
+
+def test_a_cohort_that_cannot_be_enough_is_an_error_without_a_failure_to_name() -> None:
+    aggregation = EXPERIMENT.aggregation.model_copy(update={"min_replies": 6})
+    with pytest.raises(RunError, match=r"5 of 5 clients .* 6 are needed; lower aggregation\.min_replies"):
+        play(first_state(), InMemoryFleet(), experiment=EXPERIMENT.model_copy(update={"aggregation": aggregation}))
+
+
+def test_innovation_counts_from_what_was_sent_and_not_from_what_was_held() -> None:
+    experiment = experiment_with(signs="innovation", gain=0.5, spread=0.25, levels=2)
+    old = np.linspace(-0.9, 0.9, MASK.kept, dtype=np.float32)
+    plain = play(first_state(kept=old), InMemoryFleet()).state.kept
+    moved = play(first_state(kept=old), InMemoryFleet(), experiment=experiment).state.kept
+    # Two levels send ±1, four times the spread, which predicts a vote of ±(2Φ(4) - 1) = ±0.99993666.
+    expected = np.clip(old + 0.5 * (plain - np.where(old >= 0, 0.99993666, -0.99993666)), -1, 1)
+    assert moved == pytest.approx(expected, abs=1e-5)
+
+
+def test_memory_blends_the_old_votes_with_the_new() -> None:
+    old = np.linspace(-1, 1, MASK.kept, dtype=np.float32)
+    plain = play(first_state(kept=old), InMemoryFleet()).state.kept
+    blended = play(first_state(kept=old), InMemoryFleet(), experiment=experiment_with(memory=0.75)).state.kept
+    assert blended == pytest.approx(0.75 * old + 0.25 * plain, abs=1e-6)
+    assert blended.dtype == np.float32
+    assert np.abs(blended).max() <= 1
+
+
+def test_an_answer_in_signs_is_no_answer_in_weights() -> None:
+    experiment = EXPERIMENT.model_copy(update={"representation": "weights"})
+    with pytest.raises(RunError, match="KIND_WEIGHTS is missing"):
+        play_round(
+            first_state(), experiment=experiment, representation=Weights(), fleet=InMemoryFleet(), observer=Observer()
+        )
+
+
+def test_the_observer_hears_of_each_reply() -> None:
+    heard: list[object] = []
+
+    class Listener(Observer):
+        def asked(self, *, round: int, clients: int) -> None:
+            heard.append((round, clients))
+
+        def replied(self) -> None:
+            heard.append("replied")
+
+    play_round(
+        first_state(),
+        experiment=EXPERIMENT,
+        representation=Signs(EXPERIMENT.signs, EXPERIMENT.aggregation),
+        fleet=InMemoryFleet(failing=frozenset({100, 101})),
+        observer=Listener(),
+    )
+    assert heard == [(1, 5), *["replied"] * 5]
+
+
+def test_requests_carry_the_experiment_and_the_round() -> None:
+    fleet = InMemoryFleet()
+    play(first_state(), fleet)
+    for payload in fleet.asked.values():
+        header, _ = decode_payload(payload, limit=10_000)
+        assert header.experiment.hex() == EXPERIMENT.digest()
+        assert header.round == 1
+    with pytest.raises(PayloadError):
+        decode_payload(payload, limit=len(payload) - 1)
