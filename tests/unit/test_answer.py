@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hedgerow.assembly import mask_of, model_of
 from hedgerow.client.answer import ClientState, Workshop
-from hedgerow.client.training import batches, step_scale
+from hedgerow.client.training import batches
 from hedgerow.codec import (
     Floats,
     Header,
@@ -29,6 +29,7 @@ from hedgerow.codec import (
 from hedgerow.config import Experiment
 from hedgerow.errors import PayloadError, TrainingError
 from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.schedules import step_scale
 from hedgerow.sparse import float_tensors, read_vector
 
 LIMIT = 10**7

@@ -19,6 +19,7 @@ SIGNS = SignSettings(initial_vote=0.25)
 MEAN = Signs(SIGNS, AggregationSettings(signs="mean", memory=0.75))
 VOTE = Signs(SIGNS, AggregationSettings(signs="vote"))
 INNOVATION = Signs(SIGNS, AggregationSettings(signs="innovation", gain=0.5, spread=0.5))
+DRIFT = Signs(SignSettings(initial_vote=0.25), AggregationSettings(signs="drift", gain=0.4, levels=16))
 
 thetas = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(-1, 1, width=32))
 level_counts = st.integers(2, 255)
@@ -111,7 +112,7 @@ def test_what_was_quantised_once_stays_as_it_is(levels: int) -> None:
     assert np.array_equal(quantised(dequantised(symbols, levels=levels), levels=levels), symbols)
 
 
-@pytest.mark.parametrize("signs", [MEAN, VOTE, INNOVATION], ids=["mean", "vote", "innovation"])
+@pytest.mark.parametrize("signs", [MEAN, VOTE, INNOVATION, DRIFT], ids=["mean", "vote", "innovation", "drift"])
 @given(theta=thetas)
 def test_a_client_reads_the_start_that_the_coordinator_reckons_with(signs: Signs, theta: Floats) -> None:
     broadcast = signs.broadcast(theta)
@@ -150,10 +151,10 @@ def test_signs_start_as_those_of_the_weights_at_initialization() -> None:
 
 def test_memory_blends_the_old_votes_with_the_mean_vote() -> None:
     state, mean = np.array([1, -0.5], dtype=np.float32), np.array([-1, 0.5], dtype=np.float32)
-    following = MEAN.following(state, start=state, mean=mean)
+    following = MEAN.following(state, start=state, mean=mean, scale=0.5)
     assert following.tolist() == [0.5, -0.25]
     assert following.dtype == np.float32
-    assert VOTE.following(state, start=state, mean=mean).tolist() == mean.tolist()
+    assert VOTE.following(state, start=state, mean=mean, scale=0.5).tolist() == mean.tolist()
     assert state.tolist() == [1, -0.5]
 
 
@@ -162,7 +163,7 @@ def test_innovation_moves_by_what_the_start_did_not_predict() -> None:
     state = np.array([0.2, 0.9, -0.95, 0.95], dtype=np.float32)
     start = np.array([0.25, 1, -0.25, -0.25], dtype=np.float32)
     mean = np.array([0.6, 1, -1, 1], dtype=np.float32)
-    following = INNOVATION.following(state, start=start, mean=mean)
+    following = INNOVATION.following(state, start=start, mean=mean, scale=0.5)
     expected = [0.2 + 0.5 * (0.6 - 0.38292492), 0.9 + 0.5 * (1 - 0.95449974), -1, 1]
     assert following.tolist() == pytest.approx(expected, abs=1e-6)
     assert following.dtype == np.float32
@@ -171,16 +172,40 @@ def test_innovation_moves_by_what_the_start_did_not_predict() -> None:
 def test_a_start_that_predicted_the_votes_leaves_the_state_as_it_is() -> None:
     state, start = np.array([0.3], dtype=np.float32), np.array([0.25], dtype=np.float32)
     mean = np.array([0.38292492], dtype=np.float32)
-    assert INNOVATION.following(state, start=start, mean=mean).tolist() == pytest.approx([0.3], abs=1e-6)
+    assert INNOVATION.following(state, start=start, mean=mean, scale=0.5).tolist() == pytest.approx([0.3], abs=1e-6)
+
+
+def test_drift_moves_by_the_mean_vote_times_the_step_size_of_the_round() -> None:
+    state = np.array([0.2, -0.1, 0.9], dtype=np.float32)
+    start, mean = np.zeros(3, dtype=np.float32), np.array([-1, 0.5, 1], dtype=np.float32)
+    following = DRIFT.following(state, start=start, mean=mean, scale=0.5)
+    assert following.tolist() == pytest.approx([0.2 - 0.2, -0.1 + 0.1, 1])
+    assert following.dtype == np.float32
+
+
+def test_a_drift_reply_says_whether_a_score_rose_and_keeps_what_did_not_move() -> None:
+    start = np.array([0.5, 0.5, 0.5, -0.5, -0.5, -0.5], dtype=np.float32)
+    trained = np.array([0.6, 0.4, 0.5, -0.4, -0.6, -0.5], dtype=np.float32)
+    assert DRIFT.reply(trained, start=start).data == bytes([0b10110000])
+
+
+def test_drifts_do_not_tell_flips_and_cost_their_own_entropy() -> None:
+    start, votes = np.ones(8, dtype=np.float32), np.array([True] * 4 + [False] * 4)
+    assert DRIFT.flips(votes, start=start) is None
+    assert DRIFT.reply_entropy(votes, start=start) == 1.0
+    assert MEAN.flips(votes, start=start) == 4
+    assert MEAN.reply_entropy(~votes & votes, start=start) == 0.0
+    assert Weights().flips(start, start=start) is None
+    assert Weights().reply_entropy(start, start=start) == 32.0
 
 
 def test_the_weights_after_a_round_are_their_mean() -> None:
     state, mean = np.array([1, 2], dtype=np.float32), np.array([3, 4], dtype=np.float32)
-    assert Weights().following(state, start=state, mean=mean).tolist() == [3, 4]
+    assert Weights().following(state, start=state, mean=mean, scale=0.5).tolist() == [3, 4]
 
 
 def test_a_reply_is_one_bit_a_kept_weight_and_a_zero_score_is_positive() -> None:
-    section = MEAN.reply(np.array([0.0, -0.0, -1.0, 2.0], dtype=np.float32))
+    section = MEAN.reply(np.array([0.0, -0.0, -1.0, 2.0], dtype=np.float32), start=np.ones(4, dtype=np.float32))
     assert section.data == bytes([0b11010000])
     assert MEAN.read_reply(sent(Broadcast(section, np.zeros(4, dtype=np.float32))), 4).tolist() == [
         True,
@@ -192,7 +217,10 @@ def test_a_reply_is_one_bit_a_kept_weight_and_a_zero_score_is_positive() -> None
 
 def test_a_reply_of_weights_is_the_weights() -> None:
     values = np.array([0.1, -3], dtype=np.float32)
-    assert Weights().read_reply(sent(Broadcast(Weights().reply(values), values)), 2).tobytes() == values.tobytes()
+    assert (
+        Weights().read_reply(sent(Broadcast(Weights().reply(values, start=values), values)), 2).tobytes()
+        == values.tobytes()
+    )
 
 
 def test_kept_weights_are_the_magnitudes_with_the_voted_signs() -> None:

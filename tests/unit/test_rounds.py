@@ -122,7 +122,7 @@ def test_the_state_before_a_round_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("signs", ["mean", "vote", "innovation"])
+@pytest.mark.parametrize("signs", ["drift", "mean", "vote", "innovation"])
 def test_the_order_of_replies_changes_no_bit(seed: int, signs: str) -> None:
     experiment = experiment_with(memory=0.3, signs=signs)
     failing = frozenset({102})

@@ -103,7 +103,7 @@ class Workshop:
                 generator=numpy_generator(seed, "batches", header.round, client),
             )
         seconds = time.perf_counter() - began
-        reply = self.representation.reply(read_vector(network.kept))
+        reply = self.representation.reply(read_vector(network.kept), start=start)
         payload = encode_payload(header, [reply, floats_section(read_vector(network.floats))])
         metrics = _metrics(trained, seconds=seconds)
         return Answer(payload, metrics, ClientState(rounds=state.rounds + 1, mask=state.mask))

@@ -16,10 +16,11 @@ from hedgerow.client.optimisers import NormalisedSGD
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Samples
 from hedgerow.errors import TrainingError
+from hedgerow.schedules import step_scale
 from hedgerow.sparse import KeptNetwork
 from hedgerow.telemetry.memory import allocation_peak
 
-__all__ = ["Trained", "batches", "step_scale", "train"]
+__all__ = ["Trained", "batches", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,6 @@ class Trained:
     steps: int
     loss: float
     peak_bytes: int
-
-
-def step_scale(experiment: Experiment, *, round: int) -> float:
-    """Step size of a round as a fraction of the first.
-
-    `cosine`: final_step + (1 - final_step) · (1 + cos(π · x)) / 2, where x runs from 0 at the end of `hold` to 1.
-    """
-    training = experiment.training
-    if training.schedule == "constant":
-        return 1.0
-    done = (round - 1) / experiment.rounds
-    cosine = (1 + math.cos(math.pi * max(0.0, done - training.hold) / (1 - training.hold))) / 2
-    return training.final_step + (1 - training.final_step) * cosine
 
 
 def batches(count: int, *, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:

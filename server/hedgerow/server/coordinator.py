@@ -80,8 +80,9 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        records = folder.records()
-        done = records[-1].round if records else 0
+        if not folder.checkpoint.exists():
+            raise InterruptedRunError("stopped before the first round; nothing was kept") from None
+        done = folder.records()[-1].round
         raise InterruptedRunError(
             f"stopped; {done} rounds are kept in {folder.path}, and the same command goes on from there"
         ) from None
@@ -152,7 +153,7 @@ def _record(played: Round, *, old: RoundState, experiment: Experiment, bench: Be
         entropy_up=math.fsum(fold.entropies),
         entropy_down=played.entropy_down,
         flip_rate=float(np.mean((state.kept >= 0) != (old.kept >= 0))) if signs else None,
-        client_flip_rate=sum(fold.flips) / (len(fold.flips) * kept) if signs else None,
+        client_flip_rate=sum(fold.flips) / (len(fold.flips) * kept) if fold.flips else None,
         vote_margin=float(np.abs(state.kept).mean(dtype=np.float64)) if signs else None,
         measured=Measured(
             seconds=played.seconds + evaluation_seconds,

@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from hedgerow.codec import Bits, Floats, Header, binary_entropy_bytes, decode_payload, read_floats
+from hedgerow.codec import Bits, Floats, Header, decode_payload, read_floats
 from hedgerow.errors import PayloadError
 from hedgerow.representation import Representation
 from hedgerow.server.aggregation import Aggregator, FloatMean
@@ -45,7 +43,7 @@ class Fold:
         bytes_down: of all requests, as they travelled.
         entropies: Shannon's bound of each folded reply, in bytes.
         metrics: what the folded clients measured.
-        flips: signs that each folded client changed.
+        flips: signs that each folded client changed, where its reply tells.
     """
 
     header: Header
@@ -104,13 +102,10 @@ class Fold:
         self.kept.add(values, weight=weight)
         self.clients.add(reply.node)
         self.metrics.append(metrics)
-        if values.dtype == np.bool_:
-            flips = int(np.count_nonzero(values != (self.start >= 0)))
+        flips = self.representation.flips(values, start=self.start)
+        if flips is not None:
             self.flips.append(flips)
-            bound = binary_entropy_bytes(flips, kept)
-        else:
-            bound = 4.0 * kept
-        self.entropies.append(bound + 4.0 * self.float_count)
+        self.entropies.append(self.representation.reply_entropy(values, start=self.start) + 4.0 * self.float_count)
 
 
 def _checked_metrics(metrics: Mapping[str, float]) -> Mapping[str, float]:

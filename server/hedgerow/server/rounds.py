@@ -9,6 +9,7 @@ from hedgerow.codec import Bits, Header
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError
 from hedgerow.representation import Representation
+from hedgerow.schedules import step_scale
 from hedgerow.seeds import numpy_generator
 from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
 from hedgerow.server.fleet import Fleet
@@ -88,7 +89,12 @@ def play_round(
     following = RoundState(
         round=number,
         mask=state.mask,
-        kept=representation.following(state.kept, start=broadcast.start, mean=fold.kept.mean()),
+        kept=representation.following(
+            state.kept,
+            start=broadcast.start,
+            mean=fold.kept.mean(),
+            scale=step_scale(experiment, round=number),
+        ),
         floats=fold.floats.mean(),
         # Whoever failed may have lost its state, so it is given the mask again.
         holders=(state.holders - frozenset(cohort)) | frozenset(fold.clients),

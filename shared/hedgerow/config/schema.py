@@ -90,7 +90,7 @@ class SignSettings(_Settings):
 
     magnitude: Literal["constant", "random"] = "constant"
     """`constant`: √(2 / kept fan-in) in a layer; `random`: the absolute value of each weight at initialization."""
-    initial_vote: UnitPositive = 0.4
+    initial_vote: UnitPositive = 0.2
     """Size of every θ before the first round; small = signs are easy to flip at first."""
     step: NotNegative = 0.26
     """How far the scores, which start at θ in [-1, 1], move in one round if its local steps were independent: each is
@@ -116,7 +116,7 @@ class TrainingSettings(_Settings):
     batch_size: Annotated[int, Field(ge=2)] = 16
     schedule: Literal["constant", "cosine"] = "cosine"
     """How the step sizes fall over the rounds."""
-    hold: Fraction = 0.2
+    hold: Fraction = 0.0
     """Fraction of the rounds before `cosine` begins to fall."""
     final_step: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Where `cosine` ends, as a fraction of the first step size."""
@@ -127,13 +127,15 @@ class TrainingSettings(_Settings):
 class AggregationSettings(_Settings):
     """What the coordinator makes of the replies."""
 
-    signs: Literal["innovation", "mean", "vote"] = "innovation"
-    """`innovation`: θ moves by what the mean vote says beyond what θ predicts; `mean`: θ is the mean vote; `vote`: only
-    its sign is kept and broadcast."""
+    signs: Literal["drift", "innovation", "mean", "vote"] = "drift"
+    """What clients vote on, and what becomes of it. `drift`: whether training moved a score up or down; θ moves by the
+    mean vote. In the others clients vote with the signs of their scores. `innovation`: θ moves by what the mean vote
+    says beyond what θ predicts; `mean`: θ is the mean vote; `vote`: only its sign is kept and broadcast."""
     levels: Annotated[int, Field(ge=2, le=255)] = 16
     """Levels of θ in the broadcast, uniform over [-1, 1]; `vote` has only signs."""
-    gain: UnitPositive = 0.5
-    """Of `innovation`: θ ← θ + gain · (mean vote - erf(θ / (√2 · spread)))."""
+    gain: UnitPositive = 0.3
+    """Of `drift`: θ ← θ + gain · (step size of the round / of the first) · mean vote; of `innovation`, where 0.5 did
+    better: θ ← θ + gain · (mean vote - erf(θ / (√2 · spread)))."""
     spread: Positive = 0.2
     """Of `innovation`: standard deviation that clients' scores are taken to have around θ after training."""
     memory: Fraction = 0.0

@@ -53,8 +53,8 @@ class Representation(ABC):
         """The trainable network; its `kept` tensors take what `receive` gives."""
 
     @abstractmethod
-    def reply(self, trained: Floats) -> Section:
-        """What the client sends back of its trained vector."""
+    def reply(self, trained: Floats, *, start: Floats) -> Section:
+        """What the client sends back of its trained vector, which began at `start`."""
 
     @abstractmethod
     def read_reply(self, sections: Sections, kept: int) -> Bits | Floats:
@@ -65,13 +65,22 @@ class Representation(ABC):
         """
 
     @abstractmethod
-    def following(self, state: Floats, *, start: Floats, mean: Floats) -> Floats:
+    def flips(self, reply: Bits | Floats, *, start: Floats) -> int | None:
+        """How many signs a client's reply changes; None where it does not tell."""
+
+    @abstractmethod
+    def reply_entropy(self, reply: Bits | Floats, *, start: Floats) -> float:
+        """Shannon's bound of a reply in bytes, for a reader who knows `start`."""
+
+    @abstractmethod
+    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
         """The state after a round.
 
         Args:
             state: before it.
             start: what the clients were sent.
             mean: weighted mean of their replies.
+            scale: step size of the round as a fraction of the first.
         """
 
     @abstractmethod

@@ -20,6 +20,7 @@ from hedgerow.codec import (
     Levels,
     Section,
     Sections,
+    binary_entropy_bytes,
     read_signs,
     read_votes,
     signs_section,
@@ -71,22 +72,42 @@ class Signs(Representation):
             estimator=self.settings.gradient,
         )
 
-    def reply(self, trained: Floats) -> Section:
-        """One bit a kept weight."""
+    def reply(self, trained: Floats, *, start: Floats) -> Section:
+        """One bit a kept weight: with `drift` whether its score rose, else whether it is positive.
+
+        A score that did not move at all votes to stay where it is, so that weights without a gradient keep their signs.
+        """
+        if self.aggregation.signs == "drift":
+            return signs_section(np.where(trained == start, start >= 0, trained > start))
         return signs_section(trained >= 0)
 
     def read_reply(self, sections: Sections, kept: int) -> Bits:
         """The votes of one client, True = positive."""
         return read_signs(sections, kept)
 
-    def following(self, state: Floats, *, start: Floats, mean: Floats) -> Floats:
+    def flips(self, reply: Bits | Floats, *, start: Floats) -> int | None:
+        """How many signs a client changed; `drift` does not tell."""
+        return None if self.aggregation.signs == "drift" else int(np.count_nonzero(reply != (start >= 0)))
+
+    def reply_entropy(self, reply: Bits | Floats, *, start: Floats) -> float:
+        """Signs are known up to the flips; drifts are not known at all."""
+        flips = self.flips(reply, start=start)
+        return binary_entropy_bytes(int(np.count_nonzero(reply)) if flips is None else flips, reply.size)
+
+    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
         """θ after a round.
+
+        `drift`: θ is the score of a central training whose update is the mean of the clients' signs of update (as in
+        signSGD with a mean vote, Bernstein et al. 2018, arXiv 1802.04434, after local steps).
 
         `innovation`: if a score ends a client's training normally distributed around θ with standard deviation σ, its
         sign is positive with probability Φ(θ/σ), so that the mean vote is expected at erf(θ / (√2·σ)). θ moves by what
         was not expected. It integrates over rounds what one bit a client cannot say in one.
         """
         aggregation = self.aggregation
+        if aggregation.signs == "drift":
+            drifted: Floats = np.clip(state + np.float32(aggregation.gain * scale) * mean, -1, 1)
+            return drifted
         if aggregation.signs == "innovation":
             expected = torch.erf(torch.from_numpy(start) / (math.sqrt(2) * aggregation.spread)).numpy()
             moved: Floats = np.clip(state + np.float32(aggregation.gain) * (mean - expected), -1, 1)

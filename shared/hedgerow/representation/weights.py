@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from hedgerow.codec import Floats, Section, Sections, read_weights, weights_section
+from hedgerow.codec import Bits, Floats, Section, Sections, read_weights, weights_section
 from hedgerow.pruning import Mask
 from hedgerow.representation.base import Broadcast, Representation
 from hedgerow.sparse import KeptNetwork, gather_kept, sparsify
@@ -36,7 +36,7 @@ class Weights(Representation):
         """Layers of kept weights; layers that the mask keeps whole are the dense ones."""
         return sparsify(model, mask)
 
-    def reply(self, trained: Floats) -> Section:
+    def reply(self, trained: Floats, *, start: Floats) -> Section:
         """The trained values."""
         return weights_section(trained)
 
@@ -44,7 +44,15 @@ class Weights(Representation):
         """The trained values of one client."""
         return read_weights(sections, kept)
 
-    def following(self, state: Floats, *, start: Floats, mean: Floats) -> Floats:
+    def flips(self, reply: Bits | Floats, *, start: Floats) -> int | None:
+        """There are no signs."""
+        return None
+
+    def reply_entropy(self, reply: Bits | Floats, *, start: Floats) -> float:
+        """Float bits have no useful order-0 bound; it is taken as what is sent."""
+        return 4.0 * reply.size
+
+    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
         """The mean (McMahan et al. 2017)."""
         return mean
 

@@ -75,9 +75,10 @@ class RoundRecord(_Record):
     flip_rate: float | None = None
     """Fraction of the kept signs that this round changed in the global network; None without signs."""
     client_flip_rate: float | None = None
-    """Mean fraction of the kept signs that a client changed against the broadcast; None without signs."""
+    """Mean fraction of the kept signs that a client changed against the broadcast; None where replies
+    do not tell."""
     vote_margin: float | None = None
-    """Mean of \\|θ\\| over the kept weights, 0 = the votes are split, 1 = unanimous; None without signs."""
+    """Mean of \\|θ\\| over the kept weights: 0 = undecided, 1 = as sure as can be; None without signs."""
     measured: Measured
 
 
