@@ -129,8 +129,9 @@ class AggregationSettings(_Settings):
 
     signs: Literal["drift", "innovation", "mean", "vote"] = "drift"
     """What clients vote on, and what becomes of it. `drift`: whether training moved a score up or down; θ moves by the
-    mean vote. In the others clients vote with the signs of their scores. `innovation`: θ moves by what the mean vote
-    says beyond what θ predicts; `mean`: θ is the mean vote; `vote`: only its sign is kept and broadcast."""
+    mean vote, for which a cohort has to have several clients. In the others clients vote with the signs of their
+    scores. `innovation`: θ moves by what the mean vote says beyond what θ predicts; `mean`: θ is the mean vote; `vote`:
+    only its sign is kept and broadcast."""
     levels: Annotated[int, Field(ge=2, le=255)] = 16
     """Levels of θ in the broadcast, uniform over [-1, 1]; `vote` has only signs."""
     gain: UnitPositive = 0.3

@@ -38,6 +38,11 @@ FIRST_NODE = 2
 """Node of partition 0; Flower keeps 1 for the SuperLink."""
 
 
+def _cores() -> int:
+    # The cores that this process may use; where the system does not tell, all that there are.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(slots=True)
 class _Worker:
     process: subprocess.Popen[bytes]
@@ -72,7 +77,7 @@ class LocalGrid(Grid):
         self._queue: deque[Message] = deque()
         self._inbox: dict[str, Message] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
-        count = min(clients, workers if workers is not None else len(os.sched_getaffinity(0)))
+        count = min(clients, workers if workers is not None else _cores())
         self._workers = [self._start() for _ in range(count)]
 
     def set_run(self, run: Run) -> None:
