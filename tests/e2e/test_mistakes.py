@@ -68,7 +68,7 @@ def test_a_corrupt_idx_file(tmp_path: Path) -> None:
     folder = tmp_path / "idx"
     folder.mkdir()
     labels = struct.pack(">BBBBI", 0, 0, 8, 1, 20) + bytes([0, 1] * 10)
-    images = struct.pack(">BBBBIII", 0, 0, 8, 3, 20, 8, 8) + bytes(20 * 64)
+    images = struct.pack(">BBBBIII", 0, 0, 8, 3, 20, 8, 8) + np.random.default_rng(0).bytes(20 * 64)
     for split in ("train", "t10k"):
         (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
         (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images)[:40])
