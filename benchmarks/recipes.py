@@ -78,8 +78,8 @@ MANY = (
     Line("hidenseek-0.2", "hidenseek", {"pruning.density": 0.2}),
     Line("hidenseek-0.05", "hidenseek", {"pruning.density": 0.05}),
     Line("float-0.05", "hidenseek", {"pruning.density": 0.05, **FLOAT}),
-    Line("frozen-0.05", "hidenseek", {"pruning.density": 0.05, **FROZEN, "signs.norm_learning_rate": 0.0}, at_most=10),
-    Line("norm-only-0.05", "hidenseek", {"pruning.density": 0.05, **FROZEN}, at_most=20),
+    Line("frozen-0.05", "hidenseek", {"pruning.density": 0.05, **FROZEN, "signs.norm_learning_rate": 0.0}, at_most=5),
+    Line("norm-only-0.05", "hidenseek", {"pruning.density": 0.05, **FROZEN}, at_most=10),
 )
 ONE = (
     # The drift of one client is a mean over one vote: too coarse. Its signs are what it knows.
