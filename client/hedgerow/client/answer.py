@@ -115,7 +115,7 @@ class Workshop:
     def _mask(self, header: Header, sections: Sections, state: ClientState) -> tuple[Mask, ClientState]:
         if has_mask(sections):
             mask = self._read_mask(sections)
-            kept = encode_payload(header, [mask_section(_bits(mask))])
+            kept = encode_payload(header, [mask_section(mask.flat())])
             state = ClientState(rounds=state.rounds, mask=kept)
         elif not state.mask:
             raise PayloadError("this client has no mask yet; the coordinator has to send it again")
@@ -143,10 +143,6 @@ class Workshop:
     def _samples(self, client: int) -> Samples:
         part = self._parts[client]
         return Samples(self.dataset.train.images[part], self.dataset.train.labels[part])
-
-
-def _bits(mask: Mask) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.unpackbits(np.frombuffer(mask.packed(), dtype=np.uint8), count=mask.size).astype(np.bool_)
 
 
 def _metrics(trained: Trained, *, seconds: float) -> dict[str, float]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from hedgerow.codec import Header, Section, encode_payload, floats_section, mask_section
 from hedgerow.representation import Broadcast
 from hedgerow.server.fleet import Request
@@ -49,5 +47,4 @@ class Outgoing:
 
     @functools.cached_property
     def _mask(self) -> Section:
-        packed = np.frombuffer(self._state.mask.packed(), dtype=np.uint8)
-        return mask_section(np.unpackbits(packed, count=self._state.mask.size).astype(np.bool_))
+        return mask_section(self._state.mask.flat())

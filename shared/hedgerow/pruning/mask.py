@@ -9,6 +9,7 @@ from dataclasses import InitVar, dataclass, field
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hedgerow.errors import PayloadError, PruningError
@@ -119,7 +120,11 @@ class Mask:
 
         Padded with zero bits at the very end only: ``ceil(size / 8)`` bytes.
         """
-        return np.packbits(np.concatenate([bits.numpy().reshape(-1) for bits in self._bits.values()])).tobytes()
+        return np.packbits(self.flat()).tobytes()
+
+    def flat(self) -> npt.NDArray[np.bool_]:
+        """The bits of all tensors one after the other, row-major: shape (size,)."""
+        return np.concatenate([bits.numpy().reshape(-1) for bits in self._bits.values()])
 
     @property
     def digest(self) -> bytes:
