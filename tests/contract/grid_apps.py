@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
@@ -15,7 +16,7 @@ app = ClientApp()
 
 @app.train()
 def echo(message: Message, context: Context) -> Message:
-    """Replies the payload, its partition and how often it was asked; `raise`, `bug` and `die` do what they say."""
+    """Replies the payload, its partition and how often it was asked; `raise`, `bug`, `die`, `hang` do as they say."""
     payload = payload_in(message.content)
     if payload == b"raise":
         raise TrainingError("the loss became nan")
@@ -23,6 +24,8 @@ def echo(message: Message, context: Context) -> Message:
         raise KeyError("x")
     if payload == b"die":
         os._exit(9)
+    if payload == b"hang":
+        time.sleep(600)
     record = context.state.config_records.get("calls")
     calls = (int(str(record["n"])) if record is not None else 0) + 1
     context.state["calls"] = ConfigRecord({"n": calls})

@@ -11,6 +11,8 @@ from hedgerow.wire.flower import (
     content_of,
     decode_message,
     decode_state,
+    encode_content,
+    encode_envelope,
     encode_message,
     encode_state,
     error_reply,
@@ -34,6 +36,12 @@ def test_a_message_comes_back_from_its_bytes(request_message: Message) -> None:
     assert metrics_in(back.content) == {"loss": 0.5}
     assert (back.metadata.dst_node_id, back.metadata.group_id) == (7, "3")
     assert back.metadata.message_id == request_message.metadata.message_id
+
+
+def test_an_envelope_and_a_content_appended_are_the_whole_message(request_message: Message) -> None:
+    whole = encode_envelope(request_message) + encode_content(request_message.content)
+    assert whole == encode_message(request_message)
+    assert payload_in(decode_message(whole).content) == b"abc"
 
 
 def test_a_reply_names_the_request_it_answers(request_message: Message) -> None:

@@ -26,7 +26,9 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'protos'}"]
     command += [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", *map(str, sources)]
     subprocess.run(command, check=True)
-    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2.py*"))
+    services = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'protos'}", f"--grpc_python_out={tmp_path}"]
+    subprocess.run([*services, str(ROOT / "protos/hedgerow/v1/fleet.proto")], check=True)
+    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2*.py*"))
     assert made
     stale = [str(path) for path in made if not filecmp.cmp(tmp_path / path, ROOT / "protos" / path, shallow=False)]
     assert not stale, "run scripts/protos"

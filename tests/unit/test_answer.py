@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hedgerow.assembly import mask_of, model_of
 from hedgerow.client.answer import ClientState, Workshop
+from hedgerow.client.source import Source, source_in
 from hedgerow.client.training import batches
 from hedgerow.codec import (
     Floats,
@@ -27,7 +28,8 @@ from hedgerow.codec import (
     signs_section,
 )
 from hedgerow.config import Experiment
-from hedgerow.errors import PayloadError, TrainingError
+from hedgerow.data import DataFacts, Dataset, Samples, load_dataset
+from hedgerow.errors import ConfigError, DataError, ModelError, PayloadError, TrainingError
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.schedules import step_scale
 from hedgerow.sparse import float_tensors, read_vector
@@ -303,3 +305,90 @@ def test_batches_cover_all_samples_but_a_rest_of_one(count: int, size: int) -> N
     seen = [int(i) for part in parts for i in part]
     assert len(set(seen)) == len(seen) == count - (count % size == 1)
     assert set(seen) <= set(range(count))
+
+
+def test_part_k_of_n_is_what_client_k_of_a_simulation_with_n_clients_trains_on(signs: Setting) -> None:
+    asked = signs.request(mask=signs.mask)
+    simulated = signs.workshop.answer(asked, client=7, state=ClientState()).payload
+    joined = Workshop(signs.experiment, dataset=signs.workshop.dataset, parts=30)
+    assert joined.answer(asked, client=7, part=7, state=ClientState()).payload == simulated
+    assert joined.answer(asked, client=7, part=8, state=ClientState()).payload != simulated
+    assert joined.answer(asked, client=8, part=7, state=ClientState()).payload != simulated
+
+
+def test_the_samples_are_divided_into_as_many_parts_as_are_asked_for(signs: Setting) -> None:
+    workshop = Workshop(signs.experiment, parts=4)
+    asked = signs.request(mask=signs.mask)
+    counts = [workshop.answer(asked, client=0, part=k, state=ClientState()).metrics["examples"] for k in range(4)]
+    assert counts == [360, 360, 359, 359]
+    with pytest.raises(DataError, match="partition 4 does not exist: there are 4, counted from 0"):
+        workshop.answer(asked, client=0, part=4, state=ClientState())
+
+
+def test_a_device_trains_on_all_of_its_own_samples_and_never_on_those_that_the_experiment_names() -> None:
+    # The experiment's own data set cannot be loaded, and its rule for parts cannot be met by 40 samples.
+    settings = {"name": "nowhere:data", "partition": "dirichlet", "min_samples": 1000}
+    experiment = experiment_with(data=settings)
+    digits = load_dataset("digits")
+    few = Samples(digits.train.images[:40], digits.train.labels[:40])
+    mine = Dataset("mine", train=few, test=digits.test, classes=10, mean=digits.mean, std=digits.std)
+    setting = Setting()
+    workshop = Workshop(experiment, dataset=mine, parts=1)
+    body = [setting.workshop.representation.broadcast(setting.start).section, floats_section(setting.floats)]
+    header = replace(setting.header(), experiment=bytes.fromhex(experiment.digest()))
+    request = encode_payload(header, [mask_of_bits(setting.mask), *body])
+    assert workshop.answer(request, client=5, part=0, state=ClientState()).metrics["examples"] == 40
+
+
+@pytest.mark.parametrize(
+    ("config", "facts", "expected"),
+    [
+        ({"partition-id": 3, "num-partitions": 10}, None, Source(client=3, part=3, parts=10)),
+        ({"partition-id": 3}, "ignored", Source(client=3, part=3, parts=None)),
+        ({"partition-id": 3, "client": 9}, None, Source(client=9, part=3, parts=None)),
+        ({"data": "digits"}, None, Source(client=0, part=0, parts=1, data="digits")),
+        ({"data": "digits", "num-partitions": 4}, None, Source(client=0, part=0, parts=1, data="digits")),
+        (
+            {"data": "npz", "data-path": "a.npz", "client": 2**63, "allow-model": "m:f"},
+            "{}",
+            Source(client=2**63, part=0, parts=1, data="npz", path="a.npz", allowed_model="m:f", facts="{}"),
+        ),
+        (
+            {"data": "digits", "partition-id": 1, "num-partitions": 4},
+            None,
+            Source(client=1, part=1, parts=4, data="digits"),
+        ),
+    ],
+)
+def test_a_node_configuration_says_whose_samples_these_are(
+    config: Mapping[str, object], facts: str | None, expected: Source
+) -> None:
+    assert source_in(config, facts=facts) == expected
+
+
+def test_a_node_configuration_without_samples_or_with_a_part_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="neither `data` nor `partition-id` is there"):
+        source_in({"num-partitions": 4})
+    with pytest.raises(DataError, match=r"partition 4 of 4 does not exist"):
+        source_in({"partition-id": 4, "num-partitions": 4})
+    with pytest.raises(DataError, match="partition -1 does not exist"):
+        source_in({"partition-id": -1})
+
+
+def test_only_a_device_refuses_code_that_its_user_did_not_allow() -> None:
+    joined = source_in({"data": "digits", "allow-model": "mine:model"})
+    joined.check_model("lenet5")
+    joined.check_model("mine:model")
+    with pytest.raises(ModelError, match="join with --allow-model theirs:model if you trust it"):
+        joined.check_model("theirs:model")
+    source_in({"partition-id": 0}).check_model("theirs:model")
+
+
+def test_the_facts_of_the_coordinator_are_applied_to_own_data_only() -> None:
+    facts = DataFacts(input_shape=(1, 8, 8), classes=12, mean=(0.5,), std=(0.25,)).model_dump_json()
+    mine = source_in({"data": "digits"}, facts=facts).dataset()
+    assert mine is not None
+    assert (mine.classes, mine.mean) == (12, (0.5,))
+    assert source_in({"partition-id": 0}, facts=facts).dataset() is None
+    with pytest.raises(DataError, match="the coordinator describes no possible data set"):
+        source_in({"data": "digits"}, facts="{}").dataset()

@@ -58,6 +58,9 @@ def message_for(*overrides: str) -> str:
         ("aggregation.memory=1", ["aggregation.memory: found 1", "less than 1"]),
         ("data.path=5", ["data.path: found 5", "valid string"]),
         ("data=digits", ["data: found 'digits'", "a section with the keys name, path, partition"]),
+        ("fleet.oversampling=-0.1", ["fleet.oversampling: found -0.1", "greater than or equal to 0"]),
+        ("fleet.deadline=0", ["fleet.deadline: found 0", "greater than 0"]),
+        ("fleet.deadline=inf", ["fleet.deadline: found inf", "finite number"]),
         ("fleet.cohort=21", ["fleet.cohort is 21, but fleet.clients is only 20"]),
         ("aggregation.min_replies=11", ["aggregation.min_replies is 11, but fleet.cohort is only 10"]),
         ("recipe=hidenseak", ["recipe: unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, hidenseek"]),
@@ -217,9 +220,27 @@ def test_a_digest_of_defaults_only_is_that_of_nothing() -> None:
     assert Experiment().digest() == "44136fa355b3"
 
 
+def test_the_settings_of_live_fleets_rename_no_older_run() -> None:
+    # Both digests were written before `fleet.oversampling` and `fleet.deadline` existed.
+    assert load_experiment(recipe="fedavg").digest() == "aed99bfe5bcb"
+    older = [("fleet.clients", 100), ("fleet.cohort", 10), ("aggregation.min_replies", 5)]
+    assert load_experiment(overrides=older).digest() == "396c67b88846"
+    spelled = [*older, ("fleet.oversampling", 0), ("fleet.oversampling", 0.0)]
+    assert load_experiment(overrides=spelled).digest() == "396c67b88846"
+
+
 @pytest.mark.parametrize(
     "change",
-    ["seed=1", "rounds=12345", "training.epochs=77", "data.path=x", "signs.step=0.5", "fleet.clients=777"],
+    [
+        "seed=1",
+        "rounds=12345",
+        "training.epochs=77",
+        "data.path=x",
+        "signs.step=0.5",
+        "fleet.clients=777",
+        "fleet.oversampling=0.5",
+        "fleet.deadline=60",
+    ],
 )
 def test_every_setting_that_decides_a_result_changes_the_digest(change: str) -> None:
     assert load_experiment(overrides=[parse_override(change)]).digest() != load_experiment().digest()

@@ -68,7 +68,8 @@ def test_a_label_outside_the_classes_is_refused_with_the_name_of_its_split(label
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": 1}, "at least 2 classes"),
+        ({"classes": 0}, "at least 1"),
+        ({"class_names": ("a", "a")}, "one name each"),
         ({"mean": (0.5, 0.5)}, "do not fit 1 channels"),
         ({"std": ()}, "do not fit 1 channels"),
         ({"std": (0.0,)}, "std above 0"),

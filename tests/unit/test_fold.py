@@ -100,7 +100,36 @@ BAD: dict[str, tuple[Callable[[], Reply], str]] = {
     "examples too many": (lambda: with_metric("examples", 2.0**24 + 1), "it has to be 1 to 16777216"),
     "peak nan": (lambda: with_metric("peak-bytes", math.nan), "'peak-bytes' is nan"),
     "peak inf": (lambda: with_metric("peak-bytes", -math.inf), "'peak-bytes' is -inf"),
+    "lost": (lambda: replace(reply(5, error="the line is dead"), kind="lost"), "the line is dead"),
+    "more than was asked for": (
+        lambda: reply(
+            5, data=encode_payload(HEADER, [signs_section(SIGNS), floats_section(FLOATS), weights_section(START)])
+        ),
+        "3 sections; two were asked for",
+    ),
 }
+KINDS = {
+    "device": ["failed", "failed without a word"],
+    "lost": ["lost"],
+    "duplicate": ["twice"],
+    "malformed": ["noise"],
+    "bounds": ["too long", "float too large"],
+    "not_finite": ["float nan", "float inf"],
+    "mismatch": [
+        "empty",
+        "other mask",
+        "no digest",
+        "other round",
+        "other experiment",
+        "too few signs",
+        "too many signs",
+        "weights for signs",
+        "too few floats",
+        "no floats",
+        "more than was asked for",
+    ],
+}
+"""Of each case but those of metrics."""
 
 
 def test_a_good_reply_is_folded_with_its_number_of_samples_as_weight() -> None:
@@ -118,6 +147,10 @@ def test_a_good_reply_is_folded_with_its_number_of_samples_as_weight() -> None:
     assert fold.flips == [1, 3]
     # H(1/4) = H(3/4) = 0.8112781 bits, four times; three floats.
     assert fold.entropies == pytest.approx([4 * 0.8112781 / 8 + 12] * 2)
+    sections = fold.sections()
+    assert {label: section.bytes for label, section in sections.items()} == {"floats/float32": 24, "signs/bits": 2}
+    assert sections["signs/bits"].entropy == pytest.approx(8 * 0.8112781 / 8)
+    assert sections["floats/float32"].entropy == 24
 
 
 def test_weights_are_folded_as_floats_without_flips() -> None:
@@ -136,7 +169,8 @@ def test_weights_that_cannot_be_summed_are_refused_before_the_floats_are_folded(
     wrong = START.copy()
     wrong[2] = bad
     fold.take(reply(2, data=payload(kept=weights_section(wrong), floats=-FLOATS)), name="client-2")
-    assert [failure.client for failure in fold.failures] == ["client-2"]
+    kind = "bounds" if np.isfinite(bad) else "not_finite"
+    assert [(failure.client, failure.kind) for failure in fold.failures] == [("client-2", kind)]
     assert fold.kept.mean().tolist() == START.tolist()
     assert fold.floats.mean().tolist() == FLOATS.tolist()
 
@@ -151,9 +185,12 @@ def test_a_bad_reply_is_noted_by_its_reason_and_changes_nothing(case: str) -> No
     assert len(fold.failures) == 1
     assert fold.failures[0].client == "client-5"
     assert reason in fold.failures[0].reason
+    assert fold.failures[0].kind == next((kind for kind, cases in KINDS.items() if case in cases), "metrics")
     assert fold.kept.mean().tobytes() == untouched.kept.mean().tobytes()
     assert fold.floats.mean().tobytes() == untouched.floats.mean().tobytes()
     assert fold.clients == {1}
+    assert fold.sections() == untouched.sections()
+    assert fold.answered == {1} | {build().node}
     assert (fold.metrics, fold.flips, fold.entropies) == (untouched.metrics, untouched.flips, untouched.entropies)
     assert (fold.bytes_up, fold.bytes_down) == (60, 200)  # it did travel
 
@@ -207,5 +244,7 @@ def test_a_negative_variance_is_refused_and_changes_nothing() -> None:
     fold.take(reply(1, data=payload(floats=np.array([-1.0, 0.5, -1.0], dtype=np.float32))), name="client-0001")
     fold.take(reply(2), name="client-0002")
     assert fold.clients == {1}
-    assert [(f.client, f.reason) for f in fold.failures] == [("client-0002", "a variance is negative")]
+    assert [(f.client, f.reason, f.kind) for f in fold.failures] == [
+        ("client-0002", "a variance is negative", "bounds")
+    ]
     assert fold.floats.mean().tolist() == [-1.0, 0.5, -1.0]

@@ -1,7 +1,8 @@
 """One round against a fleet in memory: who is asked, what is sent, what comes of the replies."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ import torch
 
 from hedgerow.codec import Floats, decode_payload, encode_payload, floats_section, has_mask, read_mask, signs_section
 from hedgerow.config import Experiment
-from hedgerow.errors import PayloadError, RunError
+from hedgerow.errors import PayloadError, RunError, TooFewRepliesError
 from hedgerow.pruning import Mask
 from hedgerow.representation import Signs, Weights
+from hedgerow.server.cohort import cohort_of
 from hedgerow.server.fleet import Reply, Request
+from hedgerow.server.journal import Journal, SqliteJournal
 from hedgerow.server.progress import Observer
-from hedgerow.server.rounds import Round, cohort_of, play_round
+from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.state import RoundState
 
 MASK = Mask({"a.weight": torch.arange(12).view(3, 4) % 3 == 0, "b.weight": torch.ones(1, 3, dtype=torch.bool)})
@@ -27,23 +30,37 @@ class InMemoryFleet:
 
     count: int = 8
     failing: frozenset[int] = frozenset()
+    lost: frozenset[int] = frozenset()
     order: Callable[[list[Request]], list[Request]] = lambda requests: requests
+    before_reply: Callable[[int], None] = lambda node: None
     asked: dict[int, bytes] = field(default_factory=dict)
+    replied: list[int] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
 
     def nodes(self) -> Sequence[int]:
         return range(100, 100 + self.count)
 
+    def wait_for(self, count: int, *, observer: Observer) -> Sequence[int]:
+        self.waits.append(count)
+        return self.nodes()
+
     def name(self, node: int) -> str:
         return f"client-{node}"
 
-    def exchange(self, requests: Iterable[Request], *, round: int) -> Iterator[Reply]:
-        self.asked = {}
-        for request in self.order(list(requests)):
-            self.asked[request.node] = request.payload
+    def exchange(self, requests: Iterable[Request], *, round: int, over: Callable[[], bool]) -> Iterator[Reply]:
+        ordered = self.order(list(requests))
+        self.asked, self.replied = {request.node: request.payload for request in ordered}, []
+        for request in ordered:
+            self.before_reply(request.node)
+            if over():
+                return
+            self.replied.append(request.node)
             yield self._reply(request)
 
     def _reply(self, request: Request) -> Reply:
         sizes = (len(request.payload) + 10, 50)
+        if request.node in self.lost:
+            return Reply(request.node, None, "the line is dead", {}, *sizes, "lost")
         if request.node in self.failing:
             return Reply(request.node, None, f"no power on {request.node}", {}, *sizes)
         header, _ = decode_payload(request.payload, limit=10_000)
@@ -54,9 +71,9 @@ class InMemoryFleet:
         return Reply(request.node, payload, None, metrics, *sizes)
 
 
-def experiment_with(**aggregation: object) -> Experiment:
+def experiment_with(fleet: Mapping[str, object] | None = None, **aggregation: object) -> Experiment:
     settings = {"signs": "mean", "levels": 16, **aggregation}
-    return Experiment.model_validate({"fleet": {"clients": 8, "cohort": 5}, "aggregation": settings})
+    return Experiment.model_validate({"fleet": {"clients": 8, "cohort": 5, **(fleet or {})}, "aggregation": settings})
 
 
 EXPERIMENT = experiment_with()
@@ -67,9 +84,23 @@ def first_state(*, holders: frozenset[int] = frozenset(), kept: Floats | None = 
     return RoundState(round=0, mask=MASK, kept=signs, floats=FLOATS, holders=holders)
 
 
-def play(state: RoundState, fleet: InMemoryFleet, *, experiment: Experiment = EXPERIMENT) -> Round:
-    representation = Signs(experiment.signs, experiment.aggregation)
-    return play_round(state, experiment=experiment, representation=representation, fleet=fleet, observer=Observer())
+def play(
+    state: RoundState,
+    fleet: InMemoryFleet,
+    *,
+    experiment: Experiment = EXPERIMENT,
+    journal: Journal | None = None,
+    least: int | None = None,
+) -> Round:
+    return play_round(
+        state,
+        experiment=experiment,
+        representation=Signs(experiment.signs, experiment.aggregation),
+        fleet=fleet,
+        observer=Observer(),
+        journal=journal,
+        least=least,
+    )
 
 
 def test_a_cohort_is_drawn_without_replacement_from_seed_and_round() -> None:
@@ -83,6 +114,32 @@ def test_a_cohort_is_drawn_without_replacement_from_seed_and_round() -> None:
     assert len(drawn) > 5
     seeds = {tuple(cohort_of(EXPERIMENT.model_copy(update={"seed": s}), nodes, round=1)) for s in range(20)}
     assert len(seeds) > 5
+
+
+def test_a_cohort_is_the_one_that_it_was_before_there_was_oversampling() -> None:
+    nodes = list(range(100, 108))
+    assert [cohort_of(EXPERIMENT, nodes, round=r) for r in (1, 2, 3)] == [
+        [100, 101, 103, 104, 105],
+        [100, 102, 103, 105, 106],
+        [102, 103, 104, 105, 106],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cohort", "oversampling", "there", "asked"),
+    [(5, 0.5, 20, 8), (5, 0.01, 20, 6), (10, 0.1, 20, 11), (10, 0.3, 20, 13), (5, 3, 20, 20), (5, 9, 20, 20)],
+)
+def test_oversampling_asks_so_many_more_or_all_that_are_there(
+    cohort: int, oversampling: float, there: int, asked: int
+) -> None:
+    experiment = experiment_with({"clients": 20, "cohort": cohort, "oversampling": oversampling})
+    assert len(set(cohort_of(experiment, list(range(there)), round=1))) == asked
+
+
+def test_all_that_are_there_are_asked_when_the_minimum_is_reached_and_the_cohort_is_not() -> None:
+    assert cohort_of(EXPERIMENT, [7, 8, 9], round=1, least=2) == [7, 8, 9]
+    with pytest.raises(RunError, match="the cohort needs 2 clients and only 1 are there"):
+        cohort_of(EXPERIMENT, [7], round=1, least=2)
 
 
 def test_every_node_is_asked_in_some_round() -> None:
@@ -252,3 +309,210 @@ def test_requests_carry_the_experiment_and_the_round() -> None:
         assert header.round == 1
     with pytest.raises(PayloadError):
         decode_payload(payload, limit=len(payload) - 1)
+
+
+EVERYONE = frozenset(range(100, 108))
+
+
+class Clock:
+    """Stands for the time, and moves on before each reply."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float) -> None:
+        self.now, self.step = 0.0, step
+        monkeypatch.setattr("hedgerow.server.rounds.time.monotonic", lambda: self.now)
+
+    def tick(self, node: int) -> None:
+        self.now += self.step
+
+
+def test_a_round_ends_with_as_many_usable_replies_as_a_cohort_has() -> None:
+    experiment = experiment_with({"oversampling": 0.5})
+    first = min(EVERYONE)
+    fleet = InMemoryFleet(failing=frozenset({first}))
+    played = play(first_state(holders=EVERYONE), fleet, experiment=experiment)
+    assert list(played.cohort) == sorted(EVERYONE) == sorted(fleet.asked)
+    assert fleet.replied == list(range(100, 106)), "the one that failed was made up for"
+    assert played.fold.clients == set(range(101, 106))
+    assert played.fold.answered == set(range(100, 106))
+    assert played.state.holders == frozenset(range(101, 106)), "who came too late is given the mask again"
+
+
+def test_what_was_sent_to_those_that_came_too_late_is_left_out_on_both_sides() -> None:
+    plain = play(first_state(), InMemoryFleet(count=5))
+    late = play(first_state(), InMemoryFleet(), experiment=experiment_with({"oversampling": 0.5}))
+    assert len(late.cohort) == 8
+    assert late.fold.bytes_down == plain.fold.bytes_down
+    assert late.entropy_down == plain.entropy_down
+    assert late.sections_down == plain.sections_down
+
+
+def test_a_deadline_ends_a_round_that_has_its_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, step=10)
+    fleet = InMemoryFleet(before_reply=clock.tick)
+    experiment = experiment_with({"deadline": 35}, min_replies=2)
+    played = play(first_state(), fleet, experiment=experiment)
+    assert len(played.fold.clients) == 3, "replies at 10, 20 and 30 seconds count; the one at 40 comes too late"
+    assert len(played.cohort) == 5
+
+
+def test_after_the_deadline_a_round_goes_on_to_its_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, step=10)
+    cohort = cohort_of(EXPERIMENT, sorted(EVERYONE), round=1)
+    fleet = InMemoryFleet(before_reply=clock.tick, failing=frozenset(cohort[:2]))
+    experiment = experiment_with({"deadline": 5}, min_replies=2)
+    played = play(first_state(), fleet, experiment=experiment)
+    assert played.fold.clients == set(cohort[2:4])
+    assert fleet.replied == cohort[:4]
+
+
+def test_without_a_deadline_a_round_waits_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, step=1e9)
+    assert len(play(first_state(), InMemoryFleet(before_reply=clock.tick)).fold.clients) == 5
+
+
+@pytest.mark.parametrize(("failing", "lost", "answered"), [(range(100, 108), (), True), ((), range(100, 108), False)])
+def test_too_few_replies_say_whether_devices_answered(
+    failing: Iterable[int], lost: Iterable[int], answered: bool
+) -> None:
+    fleet = InMemoryFleet(failing=frozenset(failing), lost=frozenset(lost))
+    with pytest.raises(TooFewRepliesError) as caught:
+        play(first_state(), fleet)
+    assert (caught.value.usable, caught.value.answered) == (frozenset(), answered)
+
+
+def test_too_few_replies_say_whose_were_usable() -> None:
+    cohort = cohort_of(EXPERIMENT, sorted(EVERYONE), round=1)
+    with pytest.raises(TooFewRepliesError) as caught:
+        play(first_state(), InMemoryFleet(lost=frozenset(cohort[2:])), experiment=experiment_with(min_replies=3))
+    assert (caught.value.usable, caught.value.answered) == (frozenset(cohort[:2]), False)
+
+
+def test_a_round_begins_when_so_many_nodes_are_there() -> None:
+    fleet = InMemoryFleet(count=3)
+    assert list(play(first_state(), fleet, least=2).cohort) == [100, 101, 102]
+    play(first_state(), InMemoryFleet())
+    assert fleet.waits == [2]
+
+
+def test_bytes_stand_against_their_entropy_by_kind_and_codec() -> None:
+    played = play(first_state(), InMemoryFleet())
+    down, up = played.sections_down, played.fold.sections()
+    assert sorted(down) == ["floats/float32", "mask/bits", "votes/bytes_zstd"]
+    assert sorted(up) == ["floats/float32", "signs/bits"]
+    # 5 replies of 7 signs and 2 floats; 5 requests with a mask of 15 weights.
+    assert (up["signs/bits"].bytes, up["floats/float32"].bytes, up["floats/float32"].entropy) == (5, 40, 40)
+    assert (down["mask/bits"].bytes, down["floats/float32"].bytes) == (10, 40)
+    assert down["mask/bits"].entropy == pytest.approx(5 * 15 * 0.9967916 / 8, rel=1e-5)
+    assert sum(s.entropy for s in down.values()) == pytest.approx(played.entropy_down)
+    assert sum(s.entropy for s in up.values()) == pytest.approx(sum(played.fold.entropies))
+    assert "mask/bits" not in play(first_state(holders=EVERYONE), InMemoryFleet()).sections_down
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[SqliteJournal]:
+    with SqliteJournal(tmp_path / "journal.sqlite") as opened:
+        yield opened
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def killed_after(count: int) -> Callable[[int], None]:
+    seen: list[int] = []
+
+    def before_reply(node: int) -> None:
+        if len(seen) == count:
+            raise KilledError
+        seen.append(node)
+
+    return before_reply
+
+
+def same(one: Round, other: Round) -> bool:
+    return (
+        one.state.kept.tobytes() == other.state.kept.tobytes()
+        and one.state.floats.tobytes() == other.state.floats.tobytes()
+        and one.state.holders == other.state.holders
+        and list(one.cohort) == list(other.cohort)
+        and one.fold.sections() == other.fold.sections()
+        and sorted(one.fold.failures, key=str) == sorted(other.fold.failures, key=str)
+        and (one.fold.bytes_up, one.fold.bytes_down) == (other.fold.bytes_up, other.fold.bytes_down)
+    )
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_a_round_goes_on_where_it_was_killed_and_asks_only_the_others(count: int, journal: SqliteJournal) -> None:
+    cohort = cohort_of(EXPERIMENT, sorted(EVERYONE), round=1)
+    failing = frozenset({cohort[1]})
+    undisturbed = play(first_state(), InMemoryFleet(failing=failing))
+    if count < 5:
+        with pytest.raises(KilledError):
+            play(first_state(), InMemoryFleet(failing=failing, before_reply=killed_after(count)), journal=journal)
+    else:
+        play(first_state(), InMemoryFleet(failing=failing), journal=journal)
+    # By now another is there, and who has failed would not fail again: neither changes the round that was begun.
+    fleet = InMemoryFleet(count=9, failing=failing if count < 2 else frozenset())
+    assert same(play(first_state(), fleet, journal=journal), undisturbed)
+    assert sorted(fleet.asked) == cohort[count:]
+
+
+def test_a_closed_round_counts_exactly_who_counted_and_waits_for_nobody(journal: SqliteJournal) -> None:
+    experiment = experiment_with({"oversampling": 0.5})
+    lost = frozenset({101})
+    first = play(first_state(), InMemoryFleet(lost=lost), experiment=experiment, journal=journal)
+    fleet = InMemoryFleet(order=lambda requests: requests[::-1])
+    again = play(first_state(), fleet, experiment=experiment, journal=journal)
+    assert same(first, again)
+    assert [failure.kind for failure in again.fold.failures] == ["lost"]
+    assert (fleet.asked, fleet.waits) == ({}, [])
+
+
+def test_a_node_that_was_lost_is_asked_again_after_a_restart(journal: SqliteJournal) -> None:
+    cohort = cohort_of(EXPERIMENT, sorted(EVERYONE), round=1)
+    crashing = InMemoryFleet(lost=frozenset(cohort[:2]), before_reply=killed_after(3))
+    with pytest.raises(KilledError):
+        play(first_state(), crashing, journal=journal)
+    fleet = InMemoryFleet()
+    assert same(play(first_state(), fleet, journal=journal), play(first_state(), InMemoryFleet()))
+    assert sorted(fleet.asked) == sorted([*cohort[:2], *cohort[3:]])
+
+
+def test_enough_replies_in_the_journal_close_the_round_without_asking(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_with({"oversampling": 0.5})
+
+    def killed(*arguments: object, **named: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteJournal, "close", killed)
+        with pytest.raises(KilledError):
+            play(first_state(), InMemoryFleet(), experiment=experiment, journal=journal)
+    fleet = InMemoryFleet(order=lambda requests: requests[::-1])
+    again = play(first_state(), fleet, experiment=experiment, journal=journal)
+    assert same(again, play(first_state(), InMemoryFleet(), experiment=experiment))
+    assert fleet.asked == {}
+
+
+def test_a_round_played_again_keeps_usable_replies_and_asks_the_rest(journal: SqliteJournal) -> None:
+    cohort = cohort_of(EXPERIMENT, sorted(EVERYONE), round=1)
+    experiment = experiment_with(min_replies=4)
+    fleet = InMemoryFleet(failing=frozenset({cohort[0]}), lost=frozenset({cohort[1]}))
+    with pytest.raises(TooFewRepliesError) as caught:
+        play(first_state(), fleet, experiment=experiment, journal=journal)
+    journal.retry(1, keep=caught.value.usable)
+    fleet = InMemoryFleet()
+    assert same(
+        play(first_state(), fleet, experiment=experiment, journal=journal),
+        play(first_state(), InMemoryFleet(), experiment=experiment),
+    )
+    assert sorted(fleet.asked) == cohort[:2]
+
+
+def test_a_closed_round_whose_replies_are_gone_is_refused(journal: SqliteJournal) -> None:
+    journal.begin(1, [100, 101])
+    journal.close(1, counted={100}, lost=[])
+    with pytest.raises(RunError, match="the journal lacks replies that count"):
+        play(first_state(), InMemoryFleet(), journal=journal)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -337,3 +338,57 @@ def test_the_written_experiment_is_the_same_experiment(tmp_path: Path, experimen
         again = load_experiment(folder.path / "experiment.toml")
     assert again == experiment
     assert again.digest() == experiment.digest()
+
+
+def test_a_run_has_the_experiment_s_name_and_a_number_that_lasts_as_long_as_its_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, EXPERIMENT) as folder:
+        assert not (folder.path / "run").exists(), "a simulation has no use for it"
+        first = folder.run_id
+        assert folder.run_id == first
+    digest, number = first.split("-")
+    assert digest == EXPERIMENT.digest()
+    assert len(bytes.fromhex(number)) == 4
+    with RunFolder(tmp_path, EXPERIMENT) as folder:
+        assert folder.run_id == first
+        shutil.rmtree(folder.path)
+    with RunFolder(tmp_path, EXPERIMENT) as folder:
+        assert folder.run_id != first
+
+
+@pytest.mark.parametrize("text", ["", "1234567", "123456789", "1234567\n", "ABCDEF01", "../../..", "\xff" * 8])
+def test_a_damaged_number_says_what_to_delete(tmp_path: Path, text: str) -> None:
+    with RunFolder(tmp_path, EXPERIMENT) as folder:
+        (folder.path / "run").write_text(text)
+        with pytest.raises(RunError, match="run: damaged; delete it"):
+            _ = folder.run_id
+
+
+def test_what_a_killed_process_wrote_halfway_is_cleaned_up(tmp_path: Path) -> None:
+    path = folder_after(tmp_path, 1)
+    (path / ".checkpoint.safetensors.77.new").write_bytes(b"half")
+    with RunFolder(tmp_path, EXPERIMENT):
+        assert not list(path.glob(".*"))
+
+
+def test_the_journal_is_removed_with_the_files_beside_it(tmp_path: Path) -> None:
+    path = folder_after(tmp_path, 1)
+    for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
+        (path / name).write_bytes(b"")
+    with RunFolder(tmp_path, EXPERIMENT) as folder:
+        folder.remove_journal()
+        folder.remove_journal()
+    assert not list(path.glob("journal*"))
+
+
+def test_lines_from_before_there_were_sections_are_still_read(tmp_path: Path) -> None:
+    path = folder_after(tmp_path, 1)
+    new = ("late", "mask_churn", "sections_up", "sections_down")
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    old = [{k: v for k, v in line.items() if k not in new} for line in lines]
+    for line in old:
+        line["failures"] = [{"client": "a", "reason": "b"}]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    with RunFolder(tmp_path, EXPERIMENT) as folder:
+        assert [(r.late, r.mask_churn, r.sections_up, r.failures[0].kind) for r in folder.records()] == [
+            (0, 0.0, {}, "device")
+        ] * 2

@@ -24,8 +24,8 @@ from hedgerow.codec import (
     read_mask,
 )
 from hedgerow.config import Experiment
-from hedgerow.data import Samples
-from hedgerow.errors import PayloadError
+from hedgerow.data import Dataset, Indices, Samples
+from hedgerow.errors import DataError, PayloadError
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.seeds import derive_seed, numpy_generator
 from hedgerow.sparse import KeptNetwork, float_tensors, read_vector, write_vector
@@ -58,14 +58,23 @@ class Answer:
 class Workshop:
     """What one process needs to train as any client of one experiment: data, architecture, the network being trained.
 
-    Everything in it can be rebuilt from the experiment; what a client must remember is in its `ClientState`.
+    Everything in it can be rebuilt from its arguments; what a client must remember is in its `ClientState`.
+
+    Args:
+        experiment: what is trained.
+        dataset: a device's own samples; those that the experiment names when None.
+        parts: how many parts the training samples are divided into; as many as the experiment has clients when None.
+
+    Raises:
+        DataError: the samples are missing or corrupt, or cannot be divided so.
+        ModelError: the model cannot be built or does not fit them.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, *, dataset: Dataset | None = None, parts: int | None = None) -> None:
         self.experiment = experiment
-        self.dataset = dataset_of(experiment)
+        self.dataset = dataset_of(experiment) if dataset is None else dataset
         self.representation = representation_of(experiment)
-        self._parts = parts_of(experiment, self.dataset)
+        self._parts = _parts(experiment, self.dataset, count=parts)
         model = model_of(experiment, self.dataset)
         self.shapes = {name: tuple(w.shape) for name, w in prunable_tensors(model).items()}
         self.size = sum(int(np.prod(shape)) for shape in self.shapes.values())
@@ -74,11 +83,18 @@ class Workshop:
         self._built: tuple[Mask, KeptNetwork] | None = None
         del model
 
-    def answer(self, request: bytes, *, client: int, state: ClientState) -> Answer:
-        """Trains as client number `client` on what `request` asks.
+    def answer(self, request: bytes, *, client: int, state: ClientState, part: int | None = None) -> Answer:
+        """Trains on what `request` asks.
+
+        Args:
+            request: the payload.
+            client: decides what is random.
+            state: what the client remembers.
+            part: which part of the samples is its own; that of number `client` when None.
 
         Raises:
             PayloadError: the request is damaged, for another experiment, or for a mask that this client does not have.
+            DataError: there is no such part.
             TrainingError: a loss is not finite.
         """
         header, sections = decode_payload(request, limit=self._limit())
@@ -96,7 +112,7 @@ class Workshop:
             torch.default_generator.manual_seed(derive_seed(seed, "training", header.round, client))
             trained = train(
                 network,
-                self._samples(client),
+                self._samples(client if part is None else part),
                 dataset=self.dataset,
                 experiment=self.experiment,
                 round=header.round,
@@ -140,9 +156,24 @@ class Workshop:
             self._built = (mask, self.representation.network(model, mask))
         return self._built[1]
 
-    def _samples(self, client: int) -> Samples:
-        part = self._parts[client]
-        return Samples(self.dataset.train.images[part], self.dataset.train.labels[part])
+    def _samples(self, part: int) -> Samples:
+        train = self.dataset.train
+        if self._parts is None:
+            return train
+        if part >= len(self._parts):
+            raise DataError(f"partition {part} does not exist: there are {len(self._parts)}, counted from 0")
+        indices = self._parts[part]
+        return Samples(train.images[indices], train.labels[indices])
+
+
+def _parts(experiment: Experiment, dataset: Dataset, *, count: int | None) -> list[Indices] | None:
+    # A device with data of its own divides nothing, whatever the experiment asks of its simulated clients.
+    if count == 1:
+        return None
+    if count is not None and count != experiment.fleet.clients:
+        fleet = experiment.fleet.model_copy(update={"clients": count})
+        experiment = experiment.model_copy(update={"fleet": fleet})
+    return parts_of(experiment, dataset)
 
 
 def _metrics(trained: Trained, *, seconds: float) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The Flower ClientApp: messages and Flower's state around `hedgerow.client.answer`.
 
-The experiment comes as JSON in `run_config["experiment"]`, the client's number as `node_config["partition-id"]`.
+`run_config` holds the experiment (`hedgerow.config.run_config`) and, where devices train on data of their own, `facts`
+(`hedgerow.data.facts`) of the coordinator's. `node_config` says whose samples these are; see `hedgerow.client.source`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from hedgerow.client.answer import ClientState, Workshop
+from hedgerow.client.source import Source, source_in
 from hedgerow.config import Experiment
+from hedgerow.config.run_config import experiment_in
 from hedgerow.wire.flower import content_of, payload_in
 
 __all__ = ["app"]
@@ -24,17 +27,20 @@ _STATE = "hedgerow"
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Trains on this client's samples and replies with one payload."""
-    workshop = _workshop(str(context.run_config["experiment"]))
-    client = int(context.node_config["partition-id"])
-    answer = workshop.answer(payload_in(message.content), client=client, state=_state_in(context))
+    source = source_in(context.node_config, facts=context.run_config.get("facts"))
+    workshop = _workshop(experiment_in(context.run_config), source.shared())
+    answer = workshop.answer(
+        payload_in(message.content), client=source.client, part=source.part, state=_state_in(context)
+    )
     context.state[_STATE] = ConfigRecord({"rounds": answer.state.rounds, "mask": answer.state.mask})
     return Message(content_of(answer.payload, answer.metrics), reply_to=message)
 
 
 @functools.lru_cache(maxsize=1)
-def _workshop(experiment: str) -> Workshop:
+def _workshop(experiment: Experiment, source: Source) -> Workshop:
     # One process answers for many clients; what they share is built once.
-    return Workshop(Experiment.model_validate_json(experiment))
+    source.check_model(experiment.model.name)
+    return Workshop(experiment, dataset=source.dataset(), parts=source.parts)
 
 
 def _state_in(context: Context) -> ClientState:

@@ -5,13 +5,14 @@ All sums are of integers, so they come out bit by bit the same in whatever order
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hedgerow.codec import Floats
-from hedgerow.errors import PayloadError
+from hedgerow.errors import FailureKind, PayloadError
 
 __all__ = ["Aggregator", "FloatMean", "SignMean"]
 
@@ -27,7 +28,7 @@ class Aggregator(Protocol):
         """Refuses what `add` could not sum exactly.
 
         Raises:
-            PayloadError: a value is too large.
+            PayloadError: a value is too large or not finite.
         """
 
     def add(self, values: npt.NDArray[Any], *, weight: int) -> None:
@@ -74,7 +75,8 @@ class FloatMean:
         """Refuses values of 2²⁰ and more in size, and NaN."""
         largest = float(np.abs(values).max()) if values.size else 0.0
         if not largest < _BOUND:
-            raise PayloadError(f"a value of size {largest:.3g}; below {_BOUND:.0f} is allowed")
+            kind: FailureKind = "bounds" if math.isfinite(largest) else "not_finite"
+            raise PayloadError(f"a value of size {largest:.3g}; below {_BOUND:.0f} is allowed", kind=kind)
 
     def add(self, values: npt.NDArray[Any], *, weight: int) -> None:
         """Folds one client's values, (count,) float32, with its number of samples as weight."""

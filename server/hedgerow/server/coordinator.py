@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
 from hedgerow.assembly import mask_of
 from hedgerow.config import Experiment
-from hedgerow.errors import InterruptedRunError, RunError
+from hedgerow.errors import InterruptedRunError
 from hedgerow.pruning import prunable_tensors
 from hedgerow.server.bench import Bench, description
 from hedgerow.server.delivery import deliver
-from hedgerow.server.evaluation import Evaluation, evaluate
+from hedgerow.server.evaluation import evaluate
 from hedgerow.server.fleet import Fleet
+from hedgerow.server.journal import NoJournal, SqliteJournal
+from hedgerow.server.patience import patiently
 from hedgerow.server.progress import Observer
-from hedgerow.server.rounds import Round, play_round
+from hedgerow.server.recording import first_record, record_of
+from hedgerow.server.rounds import play_round
 from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.state import RoundState
 from hedgerow.sparse import float_tensors, read_vector, variance_positions
-from hedgerow.telemetry import Measured, RoundRecord
-from hedgerow.telemetry.memory import peak_resident_bytes
 
 __all__ = ["coordinate", "is_done"]
 
@@ -35,11 +34,30 @@ def is_done(folder: RunFolder) -> bool:
     return complete and folder.model.exists() and folder.report.exists()
 
 
-def coordinate(experiment: Experiment, *, bench: Bench, fleet: Fleet, folder: RunFolder, observer: Observer) -> None:
+def coordinate(
+    experiment: Experiment,
+    *,
+    bench: Bench,
+    fleet: Fleet,
+    folder: RunFolder,
+    observer: Observer,
+    live: bool = False,
+    least: int | None = None,
+) -> None:
     """Runs an experiment to its end, from wherever `folder` left it.
 
+    Args:
+        experiment: what to run.
+        bench: what was built from it.
+        fleet: whom to ask.
+        folder: where it is kept.
+        observer: is told how it goes.
+        live: devices come and go. Each reply is kept on disk from its arrival on, and a round with too few usable
+            replies is played again.
+        least: nodes that have to be there before a round is begun; `fleet.cohort` when None.
+
     Raises:
-        RunError: a round had too few usable replies, or the network's loss is not finite.
+        RunError: a round had too few usable replies, the network's loss is not finite, or a file cannot be used.
         InterruptedRunError: the user pressed Ctrl-C; the last finished round is on disk.
     """
     state = folder.load()
@@ -55,24 +73,30 @@ def coordinate(experiment: Experiment, *, bench: Bench, fleet: Fleet, folder: Ru
             began = time.perf_counter()
             state = _initial_state(experiment, bench, observer)
             evaluation = evaluate(bench.network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
-            record = _first_record(state, evaluation, seconds=time.perf_counter() - began)
+            record = first_record(state, evaluation, seconds=time.perf_counter() - began)
             folder.save(state, record)
             observer.finished_round(record, rounds=experiment.rounds)
-        while state.round < experiment.rounds:
-            old = state
-            played = play_round(
-                state,
+        with SqliteJournal(folder.journal) if live else contextlib.nullcontext(NoJournal()) as journal:
+            play = functools.partial(
+                play_round,
                 experiment=experiment,
                 representation=bench.representation,
                 fleet=fleet,
                 observer=observer,
                 variances=variances,
+                journal=journal,
+                least=least,
             )
-            state = played.state
-            record = _record(played, old=old, experiment=experiment, bench=bench)
-            folder.save(state, record)
-            observer.finished_round(record, rounds=experiment.rounds)
+            while state.round < experiment.rounds:
+                old = state
+                played = patiently(old, play, journal=journal, observer=observer) if live else play(old)
+                state = played.state
+                record = record_of(played, old=old, experiment=experiment, bench=bench)
+                folder.save(state, record)
+                journal.forget(state.round)
+                observer.finished_round(record, rounds=experiment.rounds)
         deliver(experiment, bench=bench, state=state, folder=folder)
+        folder.remove_journal()
 
 
 @contextlib.contextmanager
@@ -97,69 +121,4 @@ def _initial_state(experiment: Experiment, bench: Bench, observer: Observer) -> 
         mask=mask,
         kept=bench.representation.initial(weights, mask),
         floats=read_vector(float_tensors(model)),
-    )
-
-
-def _first_record(state: RoundState, evaluation: Evaluation, *, seconds: float) -> RoundRecord:
-    return RoundRecord(
-        round=0,
-        accuracy=evaluation.accuracy,
-        loss=evaluation.loss,
-        density=state.mask.density,
-        layer_density=state.mask.layer_density(),
-        kept=state.mask.kept,
-        cohort=0,
-        replies=0,
-        examples=0,
-        bytes_up=0,
-        bytes_down=0,
-        entropy_up=0.0,
-        entropy_down=0.0,
-        measured=Measured(
-            seconds=seconds,
-            evaluation_seconds=0.0,
-            client_seconds=0.0,
-            client_peak_bytes=None,
-            coordinator_peak_bytes=peak_resident_bytes(),
-        ),
-    )
-
-
-def _record(played: Round, *, old: RoundState, experiment: Experiment, bench: Bench) -> RoundRecord:
-    state, fold = played.state, played.fold
-    began, evaluation = time.perf_counter(), None
-    if state.round % experiment.evaluation.every == 0 or state.round == experiment.rounds:
-        evaluation = evaluate(bench.network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
-        if not math.isfinite(evaluation.loss):
-            raise RunError(f"round {state.round}: the network's test loss is {evaluation.loss}; lower the step sizes")
-    evaluation_seconds = time.perf_counter() - began
-    signs = experiment.representation == "signs"
-    kept = state.mask.kept
-    peaks = [int(m["peak-bytes"]) for m in fold.metrics if "peak-bytes" in m]
-    return RoundRecord(
-        round=state.round,
-        accuracy=None if evaluation is None else evaluation.accuracy,
-        loss=None if evaluation is None else evaluation.loss,
-        train_loss=fold.train_loss(),
-        density=state.mask.density,
-        layer_density=state.mask.layer_density(),
-        kept=kept,
-        cohort=len(played.cohort),
-        replies=len(fold.clients),
-        examples=fold.examples,
-        failures=tuple(sorted(fold.failures, key=lambda failure: failure.client)),
-        bytes_up=fold.bytes_up,
-        bytes_down=fold.bytes_down,
-        entropy_up=math.fsum(fold.entropies),
-        entropy_down=played.entropy_down,
-        flip_rate=float(np.mean((state.kept >= 0) != (old.kept >= 0))) if signs else None,
-        client_flip_rate=sum(fold.flips) / (len(fold.flips) * kept) if fold.flips else None,
-        vote_margin=float(np.abs(state.kept).mean(dtype=np.float64)) if signs else None,
-        measured=Measured(
-            seconds=played.seconds + evaluation_seconds,
-            evaluation_seconds=evaluation_seconds,
-            client_seconds=math.fsum(m["seconds"] for m in fold.metrics),
-            client_peak_bytes=max(peaks, default=None),
-            coordinator_peak_bytes=peak_resident_bytes(),
-        ),
     )

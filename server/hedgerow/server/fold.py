@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hedgerow.codec import Bits, Floats, Header, decode_payload, read_floats
+from hedgerow.codec import Bits, Floats, Header, Section, decode_payload, read_floats, section_label
 from hedgerow.errors import PayloadError
 from hedgerow.representation import Representation
 from hedgerow.server.aggregation import Aggregator, FloatMean
 from hedgerow.server.fleet import Reply
-from hedgerow.telemetry import Failure
+from hedgerow.telemetry import Failure, SectionBytes
 from hedgerow.units import clean_text
+from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["Fold"]
 
@@ -38,12 +40,15 @@ class Fold:
         float_count: number of those.
         variances: (float_count,) True where a float is a variance, which cannot be negative; none is when None.
         clients: nodes whose reply was folded.
+        answered: those, and all that failed.
         failures: who failed, and why.
         bytes_up: of all replies, as they travelled.
         bytes_down: of all requests, as they travelled.
         entropies: Shannon's bound of each folded reply, in bytes.
         metrics: what the folded clients measured.
         flips: signs that each folded client changed, where its reply tells.
+        lengths: bytes of the folded replies' sections, by kind and codec.
+        bounds: Shannon's bounds of the same, in bytes.
     """
 
     header: Header
@@ -54,22 +59,26 @@ class Fold:
     float_count: int
     variances: Bits | None = None
     clients: set[int] = field(default_factory=set)
+    answered: set[int] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     entropies: list[float] = field(default_factory=list)
     metrics: list[Mapping[str, float]] = field(default_factory=list)
     flips: list[int] = field(default_factory=list)
+    lengths: Counter[str] = field(default_factory=Counter)
+    bounds: dict[str, list[float]] = field(default_factory=dict)
 
     def take(self, reply: Reply, *, name: str) -> None:
         """Folds a reply, or notes why it was not usable."""
         self.bytes_up += reply.bytes_up
         self.bytes_down += reply.bytes_down
+        self.answered.add(reply.node)
         try:
             self._fold(reply)
         except PayloadError as error:
             # A node's own words end up on a terminal, where control characters would be obeyed.
-            self.failures.append(Failure(client=name, reason=clean_text(str(error))))
+            self.failures.append(Failure(client=name, reason=clean_text(str(error)), kind=error.kind))
 
     @property
     def examples(self) -> int:
@@ -80,20 +89,29 @@ class Fold:
         """Mean loss of the folded clients, weighted by their samples; the same in whatever order they came."""
         return math.fsum(m["loss"] * m["examples"] for m in self.metrics) / self.examples
 
+    def sections(self) -> dict[str, SectionBytes]:
+        """What the folded replies held, by kind and codec; the same in whatever order they came."""
+        return {
+            label: SectionBytes(bytes=self.lengths[label], entropy=math.fsum(bounds))
+            for label, bounds in sorted(self.bounds.items())
+        }
+
     def _fold(self, reply: Reply) -> None:
         if reply.payload is None:
-            raise PayloadError(reply.error or "no reply")
+            raise PayloadError(reply.error or "no reply", kind=reply.kind)
         if reply.node in self.clients:
-            raise PayloadError("a second reply of the same client to one request")
+            raise PayloadError("a second reply of the same client to one request", kind="duplicate")
         kept = self.start.size
         header, sections = decode_payload(reply.payload, limit=4 * kept + 4 * self.float_count + _ENVELOPE)
         if header != self.header:
-            raise PayloadError("the reply is for another experiment, round or mask")
+            raise PayloadError("the reply is for another experiment, round or mask", kind="mismatch")
         metrics = _checked_metrics(reply.metrics)
         values = self.representation.read_reply(sections, kept)
         floats = read_floats(sections, self.float_count)
         if self.variances is not None and (floats[self.variances] < 0).any():
-            raise PayloadError("a variance is negative")
+            raise PayloadError("a variance is negative", kind="bounds")
+        if len(sections) != 2:
+            raise PayloadError(f"a reply of {len(sections)} sections; two were asked for", kind="mismatch")
         weight = int(metrics["examples"])
         # Both are checked before either is folded, so that a bad reply changes nothing.
         self.floats.check(floats)
@@ -105,18 +123,28 @@ class Fold:
         flips = self.representation.flips(values, start=self.start)
         if flips is not None:
             self.flips.append(flips)
-        self.entropies.append(self.representation.reply_entropy(values, start=self.start) + 4.0 * self.float_count)
+        entropy = self.representation.reply_entropy(values, start=self.start)
+        self.entropies.append(entropy + 4.0 * self.float_count)
+        for section in sections.values():
+            self._note(section, entropy=4.0 * self.float_count if section.kind == pb.KIND_FLOATS else entropy)
+
+    def _note(self, section: Section, *, entropy: float) -> None:
+        label = section_label(section)
+        self.lengths[label] += len(section.data)
+        self.bounds.setdefault(label, []).append(entropy)
 
 
 def _checked_metrics(metrics: Mapping[str, float]) -> Mapping[str, float]:
     for name in ("examples", "loss", "seconds"):
         value = metrics.get(name)
         if value is None or not 0 <= value <= _LARGEST_METRIC:
-            raise PayloadError(f"metric {name!r} is {value}; a finite number of at least 0 is needed")
+            raise PayloadError(f"metric {name!r} is {value}; a finite number of at least 0 is needed", kind="metrics")
     peak = metrics.get("peak-bytes", 0.0)
     if not abs(peak) <= _LARGEST_METRIC:
-        raise PayloadError(f"metric 'peak-bytes' is {peak}; a finite number is needed")
+        raise PayloadError(f"metric 'peak-bytes' is {peak}; a finite number is needed", kind="metrics")
     if not 1 <= metrics["examples"] <= _MOST_EXAMPLES or metrics["examples"] % 1:
-        raise PayloadError(f"metric 'examples' is {metrics['examples']}; it has to be 1 to {_MOST_EXAMPLES}")
+        raise PayloadError(
+            f"metric 'examples' is {metrics['examples']}; it has to be 1 to {_MOST_EXAMPLES}", kind="metrics"
+        )
     # Whatever else a client sends is not kept: a round's memory must not grow with it.
     return {name: metrics[name] for name in _METRICS if name in metrics}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-from hedgerow.codec import Header, Section, encode_payload, floats_section, mask_section
+from hedgerow.codec import Header, Section, encode_payload, floats_section, mask_section, section_label
 from hedgerow.representation import Broadcast
 from hedgerow.server.fleet import Request
 from hedgerow.server.state import RoundState
+from hedgerow.telemetry import SectionBytes
 
 __all__ = ["Outgoing"]
 
@@ -36,6 +37,16 @@ class Outgoing:
         strangers = sum(node not in self._state.holders for node in cohort)
         mask = self._mask.entropy if strangers else 0.0
         return len(cohort) * sum(s.entropy for s in self._sections) + strangers * mask
+
+    def sections(self, cohort: Sequence[int]) -> dict[str, SectionBytes]:
+        """What all requests together hold, by kind and codec."""
+        strangers = sum(node not in self._state.holders for node in cohort)
+        counts = [(section, len(cohort)) for section in self._sections]
+        if strangers:
+            counts.append((self._mask, strangers))
+        return {
+            section_label(s): SectionBytes(bytes=count * len(s.data), entropy=count * s.entropy) for s, count in counts
+        }
 
     @functools.cached_property
     def _known(self) -> bytes:

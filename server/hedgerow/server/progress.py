@@ -40,6 +40,12 @@ class Observer:
     def replied(self) -> None:
         """One client replied, or failed."""
 
+    def waiting(self, *, attached: int, needed: int) -> None:
+        """So many devices are there, and the run waits for more."""
+
+    def replaying(self, *, reason: str, seconds: float) -> None:
+        """A round had too few usable replies; it is played again after that time."""
+
     def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
         """A round is done and on disk."""
 
@@ -72,6 +78,16 @@ class ManyObservers(Observer):
         """See `Observer`."""
         for observer in self._observers:
             observer.replied()
+
+    def waiting(self, *, attached: int, needed: int) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.waiting(attached=attached, needed=needed)
+
+    def replaying(self, *, reason: str, seconds: float) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.replaying(reason=reason, seconds=seconds)
 
     def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
         """See `Observer`."""
@@ -114,6 +130,14 @@ class PlainObserver(Observer):
         """Says so once."""
         if step == 1:
             self._line(f"making the initial mask in {steps} steps, without data")
+
+    def waiting(self, *, attached: int, needed: int) -> None:
+        """Says for how many devices it waits."""
+        self._line(f"waiting for devices: {attached} of {needed} are there")
+
+    def replaying(self, *, reason: str, seconds: float) -> None:
+        """Says why a round is played again."""
+        self._line(f"{reason}; playing the round again in {seconds:g} s")
 
     def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
         """Says what the round gave, where it was evaluated or a client failed."""

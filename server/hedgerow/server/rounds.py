@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hedgerow.codec import Bits, Header
 from hedgerow.config import Experiment
-from hedgerow.errors import RunError
+from hedgerow.errors import RunError, TooFewRepliesError
 from hedgerow.representation import Representation
 from hedgerow.schedules import step_scale
-from hedgerow.seeds import numpy_generator
 from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
-from hedgerow.server.fleet import Fleet
+from hedgerow.server.cohort import cohort_of
+from hedgerow.server.fleet import Fleet, Reply, Request
 from hedgerow.server.fold import Fold
+from hedgerow.server.journal import Journal, NoJournal
 from hedgerow.server.outgoing import Outgoing
 from hedgerow.server.progress import Observer
 from hedgerow.server.state import RoundState
+from hedgerow.telemetry import SectionBytes
 
-__all__ = ["Round", "cohort_of", "play_round"]
+__all__ = ["Round", "play_round"]
+
+
+_GRIDS_OWN = ("lost", "transfer")
+"""Failures of which a device does not know: asked again, it may well deliver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +36,17 @@ class Round:
         state: the state after it.
         fold: what was taken in.
         cohort: nodes that were asked.
-        entropy_down: Shannon's bound of what was sent, in bytes.
-        seconds: how long it took.
+        entropy_down: Shannon's bound of what was sent to those that replied or failed, in bytes.
+        sections_down: what that was, by kind and codec.
+        seconds: how long it took, without waiting for devices.
     """
 
     state: RoundState
     fold: Fold
-    cohort: list[int]
+    cohort: Sequence[int]
     entropy_down: float
+    sections_down: dict[str, SectionBytes]
     seconds: float
-
-
-def cohort_of(experiment: Experiment, nodes: list[int], *, round: int) -> list[int]:
-    """The nodes that a round asks, drawn without replacement from (seed, round), in ascending order.
-
-    Raises:
-        RunError: there are fewer nodes than the cohort needs.
-    """
-    size = experiment.fleet.cohort
-    if len(nodes) < size:
-        raise RunError(f"round {round}: the cohort needs {size} clients and only {len(nodes)} are there")
-    chosen = numpy_generator(experiment.seed, "cohort", round).choice(len(nodes), size, replace=False)
-    return sorted(nodes[i] for i in chosen)
 
 
 def play_round(
@@ -61,14 +57,41 @@ def play_round(
     fleet: Fleet,
     observer: Observer,
     variances: Bits | None = None,
+    journal: Journal | None = None,
+    least: int | None = None,
 ) -> Round:
-    """Plays the round after `state`; `variances` tells which floats cannot be negative (see `Fold`).
+    """Plays the round after `state`, or goes on with it where `journal` says that it was begun.
+
+    The round ends when `fleet.cohort` usable replies are in, when its deadline is over and the quorum is in, or when
+    everybody who was asked has replied or failed.
+
+    Args:
+        state: where it starts.
+        experiment: the settings.
+        representation: what is trained and sent.
+        fleet: whom to ask.
+        observer: is told how it goes.
+        variances: which floats cannot be negative (see `Fold`).
+        journal: where it is kept while it is played; nowhere when None.
+        least: nodes that have to be there before a round is begun; `fleet.cohort` when None.
 
     Raises:
-        RunError: fewer usable replies than `aggregation.min_replies`.
+        TooFewRepliesError: fewer usable replies than `aggregation.min_replies`.
+        RunError: the journal cannot be used.
     """
-    began, number = time.perf_counter(), state.round + 1
-    cohort = cohort_of(experiment, list(fleet.nodes()), round=number)
+    number, journal = state.round + 1, NoJournal() if journal is None else journal
+    opened = journal.open_round(number)
+    counted = None if opened is None else opened.counted
+    least = experiment.fleet.cohort if least is None else least
+    nodes = fleet.wait_for(least, observer=observer) if counted is None else []
+    began = time.monotonic()
+    if opened is None:
+        # Whose reply is kept from a play that came to nothing need not be there to take part.
+        kept = {reply.node for reply, _ in journal.replies(number)}
+        cohort: Sequence[int] = cohort_of(experiment, sorted(kept.union(nodes)), round=number, least=least)
+        journal.begin(number, cohort)
+    else:
+        cohort = opened.cohort
     header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest)
     broadcast = representation.broadcast(state.kept)
     outgoing = Outgoing(header, broadcast, state)
@@ -82,10 +105,19 @@ def play_round(
         variances=variances,
     )
     observer.asked(round=number, clients=len(cohort))
-    for reply in fleet.exchange(outgoing.requests(cohort), round=number):
-        fold.take(reply, name=fleet.name(reply.node))
+    for reply, name in journal.replies(number):
+        fold.take(reply, name=name)
         observer.replied()
-    _require_enough(fold, cohort, experiment, round=number)
+    if counted is None:
+        over = _over(fold, experiment, began=began)
+        missing = [] if over() else [node for node in cohort if node not in fold.answered]
+        lost = _ask(
+            outgoing.requests(missing), fold, round=number, fleet=fleet, over=over, journal=journal, observer=observer
+        )
+        _require_enough(fold, cohort, experiment, round=number)
+        journal.close(number, counted=fold.clients, lost=lost)
+    elif fold.clients != counted:
+        raise RunError(f"round {number}: the journal lacks replies that count; delete it to play the round again")
     following = RoundState(
         round=number,
         mask=state.mask,
@@ -96,22 +128,62 @@ def play_round(
             scale=step_scale(experiment, round=number),
         ),
         floats=fold.floats.mean(),
-        # Whoever failed may have lost its state, so it is given the mask again.
+        # Whoever failed or came too late may have lost its state, so it is given the mask again.
         holders=(state.holders - frozenset(cohort)) | frozenset(fold.clients),
     )
-    return Round(following, fold, cohort, outgoing.entropy(cohort), time.perf_counter() - began)
+    answered = sorted(fold.answered)
+    return Round(
+        following, fold, cohort, outgoing.entropy(answered), outgoing.sections(answered), time.monotonic() - began
+    )
+
+
+def _ask(
+    requests: Iterable[Request],
+    fold: Fold,
+    *,
+    round: int,
+    fleet: Fleet,
+    over: Callable[[], bool],
+    journal: Journal,
+    observer: Observer,
+) -> list[tuple[Reply, str]]:
+    """Folds what comes of the requests; the failures that a device knows nothing of, with its name, come back."""
+    lost = []
+    for reply in fleet.exchange(requests, round=round, over=over):
+        name = fleet.name(reply.node)
+        if reply.payload is None and reply.kind in _GRIDS_OWN:
+            lost.append((reply, name))
+        else:
+            journal.add(round, reply, name=name)
+        fold.take(reply, name=name)
+        observer.replied()
+    return lost
+
+
+def _over(fold: Fold, experiment: Experiment, *, began: float) -> Callable[[], bool]:
+    fleet, quorum = experiment.fleet, experiment.aggregation.min_replies
+
+    def over() -> bool:
+        usable = len(fold.clients)
+        late = fleet.deadline is not None and time.monotonic() - began >= fleet.deadline
+        return usable >= fleet.cohort or (late and usable >= quorum)
+
+    return over
 
 
 def _aggregator(experiment: Experiment, kept: int) -> Aggregator:
     return SignMean(kept) if experiment.representation == "signs" else FloatMean(kept)
 
 
-def _require_enough(fold: Fold, cohort: list[int], experiment: Experiment, *, round: int) -> None:
+def _require_enough(fold: Fold, cohort: Sequence[int], experiment: Experiment, *, round: int) -> None:
     needed = experiment.aggregation.min_replies
-    if len(fold.clients) < needed:
-        first = min(fold.failures, key=lambda failure: failure.client, default=None)
-        why = "lower aggregation.min_replies" if first is None else f"{first.client}: {first.reason}"
-        raise RunError(
-            f"round {round}: {len(fold.clients)} of {len(cohort)} clients gave a usable reply and {needed} are needed; "
-            f"{why}"
-        )
+    if len(fold.clients) >= needed:
+        return
+    first = min(fold.failures, key=lambda failure: failure.client, default=None)
+    why = "lower aggregation.min_replies" if first is None else f"{first.client}: {first.reason}"
+    raise TooFewRepliesError(
+        f"round {round}: {len(fold.clients)} of {len(cohort)} clients gave a usable reply and {needed} are needed; "
+        f"{why}",
+        usable=frozenset(fold.clients),
+        answered=any(failure.kind not in _GRIDS_OWN for failure in fold.failures),
+    )

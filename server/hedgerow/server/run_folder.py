@@ -4,7 +4,9 @@
         experiment.toml          the whole configuration; `hedgerow simulate experiment.toml` runs it again
         metrics.jsonl            a line a round (`hedgerow.telemetry.records`)
         checkpoint.safetensors   the state after the last round, replaced atomically
-        clients.sqlite           what the clients remember, until the run is done
+        clients.sqlite           what the clients of a simulation remember, until the run is done
+        journal.sqlite           what a coordinator's open round has taken in, until the run is done
+        run                      tells this run from others of the same experiment, for devices
         model.safetensors        the result (`hedgerow.artifact`)
         report.html              the result to look at
 
@@ -16,28 +18,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
+import re
+import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-import numpy as np
 import tomli_w
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from hedgerow.config import Experiment
-from hedgerow.errors import HedgerowError, RunError
+from hedgerow.errors import RunError
 from hedgerow.files import write_atomically
-from hedgerow.pruning import Mask
+from hedgerow.server.checkpoint import checkpoint_bytes, read_checkpoint
 from hedgerow.server.state import RoundState
 from hedgerow.telemetry import RoundRecord, read_records
 
 __all__ = ["RunFolder"]
-
-_CHECKPOINT_FORMAT = "hedgerow-checkpoint-1"
 
 
 class RunFolder:
@@ -55,6 +53,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of a process that was killed while it wrote: nobody else writes here.
+            for leftover in self.path.glob(".*.new"):
+                leftover.unlink()
             settings = {"recipe": experiment.recipe, **experiment.model_dump(mode="json", exclude_none=True)}
             write_atomically(self.path / "experiment.toml", tomli_w.dumps(settings).encode())
         except BlockingIOError:
@@ -92,6 +93,26 @@ class RunFolder:
         """What the clients remember."""
         return self.path / "clients.sqlite"
 
+    @property
+    def journal(self) -> Path:
+        """What the open round has taken in."""
+        return self.path / "journal.sqlite"
+
+    @property
+    def run_id(self) -> str:
+        """The experiment's digest and 8 random hexadecimal digits, which last as long as the folder.
+
+        Raises:
+            RunError: the file that holds the digits is damaged, or cannot be written.
+        """
+        path = self.path / "run"
+        if not path.exists():
+            write_atomically(path, secrets.token_hex(4).encode())
+        digits = path.read_bytes()
+        if not re.fullmatch(rb"[0-9a-f]{8}", digits):
+            raise RunError(f"{path}: damaged; delete it, and devices take this for a new run")
+        return f"{self.experiment.digest()}-{digits.decode()}"
+
     def records(self) -> list[RoundRecord]:
         """What has been recorded so far.
 
@@ -115,15 +136,15 @@ class RunFolder:
         if not self.checkpoint.exists():
             self.metrics.unlink(missing_ok=True)
             return None
-        try:
-            state = _read_checkpoint(self.checkpoint)
-        except (SafetensorError, HedgerowError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{self.checkpoint}: damaged or from another version ({error}); delete {self.path} to start again"
-            ) from None
+        state = read_checkpoint(self.checkpoint)
         lines = [r.model_dump_json() + "\n" for r in self.records() if r.round <= state.round]
         write_atomically(self.metrics, "".join(lines).encode())
         return state
+
+    def remove_journal(self) -> None:
+        """Takes the journal away: nothing is open any more."""
+        for leftover in self.path.glob(self.journal.name + "*"):
+            leftover.unlink()
 
     def save(self, state: RoundState, record: RoundRecord) -> None:
         """Makes a round durable."""
@@ -131,7 +152,7 @@ class RunFolder:
             file.write(record.model_dump_json() + "\n")
             file.flush()
             os.fsync(file.fileno())
-        write_atomically(self.checkpoint, _checkpoint_bytes(state))
+        write_atomically(self.checkpoint, checkpoint_bytes(state))
 
     def close(self) -> None:
         """Lets others open it."""
@@ -151,37 +172,3 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 self.path.parent.rmdir()
         self.close()
-
-
-def _checkpoint_bytes(state: RoundState) -> bytes:
-    return save(
-        {
-            "mask": np.frombuffer(state.mask.packed(), dtype=np.uint8),
-            "kept": state.kept,
-            "floats": state.floats,
-            "holders": np.array(sorted(state.holders), dtype=np.uint64),
-        },
-        metadata={
-            "hedgerow": json.dumps(
-                {"format": _CHECKPOINT_FORMAT, "round": state.round, "shapes": state.mask.shapes},
-            )
-        },
-    )
-
-
-def _read_checkpoint(path: Path) -> RoundState:
-    with safe_open(path, framework="numpy") as file:
-        metadata = json.loads((file.metadata() or {}).get("hedgerow", "{}"))
-        if metadata.get("format") != _CHECKPOINT_FORMAT:
-            raise RunError(f"format {metadata.get('format')!r}, expected {_CHECKPOINT_FORMAT}")
-        mask = Mask.unpack(file.get_tensor("mask").tobytes(), metadata["shapes"])
-        kept, floats = file.get_tensor("kept"), file.get_tensor("floats")
-        if kept.shape != (mask.kept,) or not kept.dtype == floats.dtype == np.float32:
-            raise RunError(f"{kept.size} values of {kept.dtype} for {mask.kept} kept weights")
-        return RoundState(
-            round=int(metadata["round"]),
-            mask=mask,
-            kept=kept,
-            floats=floats,
-            holders=frozenset(file.get_tensor("holders").tolist()),
-        )

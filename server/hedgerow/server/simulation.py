@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from flwr.app import Context, RecordDict
 
@@ -17,9 +12,10 @@ from hedgerow.server.app import app
 from hedgerow.server.bench import Bench
 from hedgerow.server.coordinator import is_done
 from hedgerow.server.grids.local import LocalGrid
-from hedgerow.server.grids.states import StateStore
 from hedgerow.server.progress import Observer, observing
 from hedgerow.server.run_folder import RunFolder
+from hedgerow.server.signals import terminable
+from hedgerow.wire.states import StateStore
 
 __all__ = ["CLIENT_APP", "simulate"]
 
@@ -67,7 +63,7 @@ def simulate(
         run_config={"experiment": configuration, "out": str(out)},
     )
     with (
-        _terminable(),
+        terminable(),
         StateStore(clients) as states,
         LocalGrid(
             clients=experiment.fleet.clients,
@@ -83,20 +79,3 @@ def simulate(
     for leftover in path.glob(clients.name + "*"):
         leftover.unlink()
     return path
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside the block SIGTERM does what Ctrl-C does, so that both leave a run that can be resumed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from torch import nn
 
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Dirichlet, Iid, Indices, Partition, Shards, load_dataset, partition
+from hedgerow.errors import DataError
 from hedgerow.models import build_model
 from hedgerow.pruning import Mask, initial_mask
 from hedgerow.representation import Representation, Signs, Weights
@@ -48,7 +49,10 @@ def model_of(experiment: Experiment, dataset: Dataset) -> nn.Module:
 
     Raises:
         ModelError: it cannot be built or does not fit the data.
+        DataError: the data has only one class. (A device may have only that; the data of the whole may not.)
     """
+    if dataset.classes < 2:
+        raise DataError(f"{dataset.name}: 1 class cannot be classified; give samples of at least 2 classes")
     model = experiment.model
     return build_model(
         model.name,

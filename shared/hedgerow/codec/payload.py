@@ -34,6 +34,7 @@ __all__ = [
     "read_signs",
     "read_votes",
     "read_weights",
+    "section_label",
     "signs_section",
     "votes_section",
     "weights_section",
@@ -97,19 +98,31 @@ def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:
         PayloadError: not a payload of this version, too long, or a kind that occurs twice.
     """
     if len(data) > limit:
-        raise PayloadError(f"a payload of {len(data)} bytes; at most {limit} can be meant here")
+        raise PayloadError(f"a payload of {len(data)} bytes; at most {limit} can be meant here", kind="bounds")
     try:
         message = pb.Payload.FromString(data)
     except DecodeError:
         raise PayloadError("not a hedgerow payload") from None
     if message.version != PAYLOAD_VERSION:
-        raise PayloadError(f"payload version {message.version}; this side speaks version {PAYLOAD_VERSION}")
+        raise PayloadError(
+            f"payload version {message.version}; this side speaks version {PAYLOAD_VERSION}", kind="mismatch"
+        )
     sections: dict[int, Section] = {}
     for s in message.sections:
         if s.kind in sections:
             raise PayloadError(f"section kind {s.kind} occurs twice")
         sections[s.kind] = Section(kind=s.kind, codec=s.codec, count=s.count, parameter=s.parameter, data=s.data)
     return Header(message.experiment, message.round, message.mask_digest), sections
+
+
+def section_label(section: Section) -> str:
+    """Kind and codec, for records.
+
+    >>> section_label(signs_section(np.array([True])))
+    'signs/bits'
+    """
+    kind, codec = pb.Kind.Name(section.kind), pb.Codec.Name(section.codec)
+    return f"{kind.removeprefix('KIND_')}/{codec.removeprefix('CODEC_')}".lower()
 
 
 def mask_section(bits: Bits) -> Section:
@@ -172,7 +185,7 @@ def read_votes(sections: Sections, count: int, *, levels: int) -> Levels:
     """The quantised mean votes of `count` kept weights."""
     section = _expect(sections, pb.KIND_VOTES, count, pb.CODEC_BYTES_ZSTD)
     if section.parameter != levels:
-        raise PayloadError(f"votes of {section.parameter} levels; this experiment has {levels}")
+        raise PayloadError(f"votes of {section.parameter} levels; this experiment has {levels}", kind="mismatch")
     return coding.unpack_bytes_zstd(section.data, count, levels=levels)
 
 
@@ -195,9 +208,11 @@ def _expect(sections: Sections, kind: pb.Kind, count: int, *codecs: pb.Codec) ->
     name = pb.Kind.Name(kind)
     section = sections.get(kind)
     if section is None:
-        raise PayloadError(f"section {name} is missing")
+        raise PayloadError(f"section {name} is missing", kind="mismatch")
     if section.count != count:
-        raise PayloadError(f"section {name} has {section.count} symbols, expected {count}")
+        raise PayloadError(f"section {name} has {section.count} symbols, expected {count}", kind="mismatch")
     if section.codec not in codecs:
-        raise PayloadError(f"section {name} has codec {section.codec}, expected one of {[int(c) for c in codecs]}")
+        raise PayloadError(
+            f"section {name} has codec {section.codec}, expected one of {[int(c) for c in codecs]}", kind="mismatch"
+        )
     return section

@@ -68,7 +68,7 @@ def unpack_floats(data: bytes, count: int) -> Floats:
         raise PayloadError(f"{count} float32 values take {4 * count} bytes, found {len(data)}")
     values = np.frombuffer(data, dtype="<f4").astype(np.float32)
     if not np.isfinite(values).all():
-        raise PayloadError("a value is not finite")
+        raise PayloadError("a value is not finite", kind="not_finite")
     return values
 
 
@@ -81,7 +81,7 @@ def unpack_bytes_zstd(data: bytes, count: int, *, levels: int) -> Levels:
     """Inverse of `pack_bytes_zstd` for `count` symbols below `levels`."""
     symbols = np.frombuffer(_decompress(data, least=count, most=count), dtype=np.uint8)
     if count and int(symbols.max()) >= levels:
-        raise PayloadError(f"a symbol is {int(symbols.max())}, there are only {levels} levels")
+        raise PayloadError(f"a symbol is {int(symbols.max())}, there are only {levels} levels", kind="bounds")
     return symbols
 
 
@@ -105,7 +105,7 @@ def pack_gaps_zstd(bits: Bits) -> bytes:
 def unpack_gaps_zstd(data: bytes, count: int, *, ones: int) -> Bits:
     """Inverse of `pack_gaps_zstd` for `count` booleans of which `ones` are True."""
     if ones > count:
-        raise PayloadError(f"{ones} ones among {count} bits")
+        raise PayloadError(f"{ones} ones among {count} bits", kind="bounds")
     stream = np.frombuffer(_decompress(data, least=ones, most=_VARINT_BYTES * ones), dtype=np.uint8)
     bits = np.zeros(count, dtype=np.bool_)
     if ones == 0:
@@ -122,10 +122,10 @@ def unpack_gaps_zstd(data: bytes, count: int, *, ones: int) -> Bits:
     # At most `count` < 2**35 gaps of < 2**35 each: the sum stays below 2**63 only if each gap is bounded first.
     gaps = np.add.reduceat(digits, starts)
     if int(gaps.max()) >= count:
-        raise PayloadError(f"a gap of {int(gaps.max())} in {count} bits")
+        raise PayloadError(f"a gap of {int(gaps.max())} in {count} bits", kind="bounds")
     positions = np.cumsum(gaps + 1) - 1
     if int(positions[-1]) >= count:
-        raise PayloadError(f"a one at position {int(positions[-1])} of {count} bits")
+        raise PayloadError(f"a one at position {int(positions[-1])} of {count} bits", kind="bounds")
     bits[positions] = True
     return bits
 
@@ -135,7 +135,7 @@ def _decompress(data: bytes, *, least: int, most: int) -> bytes:
         # The decompressor allocates what the frame's header declares, so that is checked first.
         size = zstandard.frame_content_size(data)
         if not least <= size <= most:
-            raise PayloadError(f"expected {least} to {most} bytes of symbols, the frame declares {size}")
+            raise PayloadError(f"expected {least} to {most} bytes of symbols, the frame declares {size}", kind="bounds")
         out = zstandard.ZstdDecompressor().decompress(data, max_output_size=max(most, 1), allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise PayloadError(f"not a valid Zstandard frame: {error}") from None

@@ -57,7 +57,11 @@ class FleetSettings(_Settings):
 
     clients: Count = 20
     cohort: Count = 10
-    """Clients asked in one round, drawn without replacement from (seed, round)."""
+    """Usable replies that end a round; so many clients are asked, drawn without replacement from (seed, round)."""
+    oversampling: NotNegative = 0.0
+    """Clients asked beyond `cohort`, as a fraction of it, so that a round need not wait for its slowest."""
+    deadline: Positive | None = None
+    """Seconds after which a round ends once `aggregation.min_replies` usable replies are in; never when absent."""
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> FleetSettings:
@@ -142,7 +146,8 @@ class AggregationSettings(_Settings):
     memory: Fraction = 0.0
     """Of `mean` and `vote`: θ ← memory · θ + (1 - memory) · mean vote."""
     min_replies: Count = 1
-    """A round with fewer usable replies ends the run with an error."""
+    """The quorum: a round with fewer usable replies changes nothing. A simulation ends with an error then,
+    a coordinator plays the round again."""
 
 
 class EvaluationSettings(_Settings):

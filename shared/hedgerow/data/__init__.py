@@ -2,10 +2,12 @@
 
 from hedgerow.data.arrays import from_arrays
 from hedgerow.data.dataset import Dataset, Images, Labels, Samples
+from hedgerow.data.facts import DataFacts
 from hedgerow.data.partition import Dirichlet, Iid, Indices, Partition, Shards, partition
 from hedgerow.data.registry import dataset_names, load_dataset
 
 __all__ = [
+    "DataFacts",
     "Dataset",
     "Dirichlet",
     "Iid",

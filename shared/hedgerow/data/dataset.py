@@ -77,11 +77,15 @@ class Dataset:
     """A value a channel, of images scaled to [0, 1] where they are uint8."""
     std: tuple[float, ...]
     """A value a channel, on the same scale, > 0."""
+    class_names: tuple[str, ...] | None = None
+    """What the classes are called, in the order of their labels; None where the labels are only numbers."""
 
     def __post_init__(self) -> None:
         train, test = self.train.images, self.test.images
-        if self.classes < 2:
-            raise DataError(f"{self.name}: {self.classes} class cannot be classified; give at least 2 classes")
+        if self.classes < 1:
+            raise DataError(f"{self.name}: there are {self.classes} classes; give at least 1")
+        if self.class_names is not None and len(set(self.class_names)) != self.classes:
+            raise DataError(f"{self.name}: {self.class_names} do not name {self.classes} classes; give one name each")
         if train.shape[1:] != test.shape[1:]:
             raise DataError(
                 f"{self.name}: training images are {train.shape[1:]} and test images {test.shape[1:]} (C, H, W); "

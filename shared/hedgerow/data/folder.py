@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,9 @@ def _load(path: Path) -> Dataset:
         there, missing = (train, test) if train.is_dir() else (test, train)
         raise DataError(f"{path} has a folder {there.name} but no folder {missing.name}; add it, or give {there}")
     if not train.is_dir():
-        files, labels = _list_files(path, classes=_class_names(path))
-        return split_arrays(name, images=_read_images(files), labels=labels)
+        classes = _class_names(path)
+        files, labels = _list_files(path, classes=classes)
+        return replace(split_arrays(name, images=_read_images(files), labels=labels), class_names=tuple(classes))
     classes = _class_names(train)
     unknown = sorted(set(_class_names(test)) - set(classes))
     if unknown:
@@ -62,12 +64,13 @@ def _load(path: Path) -> Dataset:
     train_files, train_labels = _list_files(train, classes=classes)
     test_files, test_labels = _list_files(test, classes=classes, names=_class_names(test))
     images = _read_images([*train_files, *test_files])  # together: all must be of one size and mode
-    return from_arrays(
+    dataset = from_arrays(
         name,
         train=(images[: len(train_files)], train_labels),
         test=(images[len(train_files) :], test_labels),
         classes=len(classes),
     )
+    return replace(dataset, class_names=tuple(classes))
 
 
 def _class_names(folder: Path) -> list[str]:

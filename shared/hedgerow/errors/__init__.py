@@ -6,13 +6,25 @@ HedgerowError
 ├── ModelError       a model that cannot be built, or does not fit the data
 ├── PruningError     a mask that cannot be made (density too low, no path through the network)
 ├── PayloadError     bytes from the other end that are truncated, out of bounds or for another mask
+├── IdentityError    a certificate or key that is missing, damaged, expired, revoked or of another role
+├── ConnectionLostError  the other end cannot be reached, or refuses
 ├── TrainingError    local training that failed (a loss that is not finite)
 └── RunError         a run that cannot start or go on
-    └── InterruptedRunError  the user stopped it; it can be resumed
+    ├── InterruptedRunError  the user stopped it; it can be resumed
+    └── TooFewRepliesError   a round without enough usable replies; it can be played again
 
 Each message is one sentence that says what was found and what to do next. The command line prints it without a
 traceback (unless ``--debug``) and exits with ``exit_code``.
 """
+
+from typing import Literal, TypeAlias
+
+FailureKind: TypeAlias = Literal[
+    "device", "lost", "transfer", "malformed", "mismatch", "bounds", "not_finite", "metrics", "duplicate"
+]
+"""Why a device that was asked counts for nothing: its own failure, its connection (`lost`, or a `transfer` that never
+came whole), or a reply that is not a payload (`malformed`), belongs to something else (`mismatch`), holds values too
+large or not finite, has impossible `metrics`, or is one too many."""
 
 
 class HedgerowError(Exception):
@@ -40,7 +52,27 @@ class PruningError(HedgerowError, ValueError):
 
 
 class PayloadError(HedgerowError, ValueError):
-    """Bytes from the other end are not a valid payload for this run, round and mask."""
+    """Bytes from the other end are not a valid payload for this run, round and mask.
+
+    Attributes:
+        kind: what is wrong with them, to be counted by.
+    """
+
+    def __init__(self, message: str, *, kind: FailureKind = "malformed") -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+
+
+class IdentityError(HedgerowError, ValueError):
+    """A certificate or key is missing, damaged, expired, revoked, or of another role."""
+
+    exit_code = 3
+
+
+class ConnectionLostError(HedgerowError, ConnectionError):
+    """The other end cannot be reached, or refuses."""
+
+    exit_code = 4
 
 
 class TrainingError(HedgerowError, ArithmeticError):
@@ -55,3 +87,16 @@ class InterruptedRunError(RunError):
     """The user stopped a run; what is on disk can be resumed."""
 
     exit_code = 130
+
+
+class TooFewRepliesError(RunError):
+    """A round ended without enough usable replies.
+
+    Attributes:
+        usable: nodes whose reply was usable.
+        answered: whether a device did answer, with a failure of its own or a reply that was refused.
+    """
+
+    def __init__(self, message: str, *, usable: frozenset[int], answered: bool) -> None:
+        super().__init__(message)
+        self.usable, self.answered = usable, answered

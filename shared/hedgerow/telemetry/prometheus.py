@@ -1,17 +1,37 @@
-"""A run as Prometheus metrics. Nothing else in hedgerow imports prometheus_client."""
+"""A run and its devices as Prometheus metrics. Nothing outside this package imports prometheus_client.
+
+What is not known yet is NaN, so that no alert takes it for a value; counters start at 0 with every label value that
+can occur, so that `rate` sees the first increase. Labels come from fixed lists: what is not in them is `other`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib.metadata import version
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from hedgerow.errors import RunError
-from hedgerow.telemetry.records import RoundRecord
+from hedgerow.errors import FailureKind
+from hedgerow.telemetry.http import serve_http
+from hedgerow.telemetry.records import RoundRecord, SectionBytes
+from hedgerow.wire.transfers import Damage
 
-__all__ = ["RunMetrics", "serve_metrics"]
+__all__ = ["FAILURES", "RUN_STATES", "SECTIONS", "FleetMetrics", "RunMetrics", "serve_metrics"]
 
-_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
+FAILURES = get_args(FailureKind)
+SECTIONS = ("mask/bits", "mask/gaps_zstd", "signs/bits", "votes/bytes_zstd", "weights/float32", "floats/float32")
+"""Kinds of sections with the codecs that they travel in, as in `RoundRecord.sections_up`."""
+DETACHED = ("finished", "replaced", "evicted", "stopping", "silent", "lost")
+REFUSED = ("identity", "revoked", "evicted", "role", "protocol", "hello")
+REJECTED = (*get_args(Damage), "duplicate", "unrequested", "late")
+RUN_STATES = ("waiting", "pruning", "training", "finished", "failed")
+_OTHER = "other"
+_DIRECTIONS = ("up", "down")
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
 class RunMetrics:
@@ -23,61 +43,164 @@ class RunMetrics:
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        of = self.registry
+        self.registry = of = CollectorRegistry()
+        Info("hedgerow", "The version that runs.", registry=of).info({"version": version("hedgerow")})
         self._rounds = Counter("hedgerow_rounds_total", "Rounds finished by this process.", registry=of)
         self._round = Gauge("hedgerow_round", "Number of the last finished round.", registry=of)
+        self._last = Gauge(
+            "hedgerow_last_round_timestamp_seconds",
+            "When a round was last finished; before the first, when this process began.",
+            registry=of,
+        )
+        self._last.set(time.time())
         self._duration = Histogram(
             "hedgerow_round_duration_seconds",
             "Duration of a round, evaluation included.",
             registry=of,
             buckets=_SECONDS,
         )
-        self._accuracy = Gauge("hedgerow_accuracy_ratio", "Accuracy on the test samples.", registry=of)
-        self._loss = Gauge("hedgerow_loss_nats", "Cross-entropy on the test samples.", registry=of)
-        self._train_loss = Gauge("hedgerow_train_loss_nats", "Cross-entropy of the last cohort.", registry=of)
-        self._density = Gauge("hedgerow_layer_density_ratio", "Kept fraction of a layer.", ["layer"], registry=of)
-        self._kept = Gauge("hedgerow_kept_weights", "Number of kept weights.", registry=of)
-        self._flips = Gauge("hedgerow_sign_flip_ratio", "Signs that the last round changed.", registry=of)
+        self._accuracy = self._unknown("hedgerow_accuracy_ratio", "Accuracy on the test samples.")
+        self._loss = self._unknown("hedgerow_loss_nats", "Cross-entropy on the test samples.")
+        self._train_loss = self._unknown("hedgerow_train_loss_nats", "Cross-entropy of the last cohort.")
+        self._density = self._unknown("hedgerow_density_ratio", "Kept fraction of all prunable weights.")
+        self._layers = Gauge("hedgerow_layer_density_ratio", "Kept fraction of a layer.", ["layer"], registry=of)
+        self._kept = self._unknown("hedgerow_kept_weights", "Number of kept weights.")
+        self._churn = self._unknown("hedgerow_mask_churn_ratio", "Kept weights that the last round exchanged.")
+        self._flips = self._unknown("hedgerow_sign_flip_ratio", "Signs that the last round changed.")
+        self._peak = self._unknown("hedgerow_client_peak_memory_bytes", "Largest measured peak in the last cohort.")
         self._replies = Counter("hedgerow_replies_total", "Replies of clients.", ["result"], registry=of)
+        self._failed = Counter(
+            "hedgerow_failed_replies_total", "Clients that did not deliver, by what was wrong.", ["kind"], registry=of
+        )
+        self._late = Counter(
+            "hedgerow_late_replies_total", "Stragglers: clients whose round ended without them.", registry=of
+        )
         self._bytes = Counter("hedgerow_message_bytes_total", "Encoded messages.", ["direction"], registry=of)
         self._entropy = Counter(
             "hedgerow_entropy_bytes_total", "Shannon bound of the messages.", ["direction"], registry=of
         )
-        self._peak = Gauge(
-            "hedgerow_client_peak_memory_bytes", "Largest measured peak in the last cohort.", registry=of
+        labels = ["direction", "section", "codec"]
+        self._section = Counter(
+            "hedgerow_section_bytes_total", "Sections of messages, as encoded.", labels, registry=of
         )
+        self._section_entropy = Counter(
+            "hedgerow_section_entropy_bytes_total", "Shannon bound of the sections.", labels, registry=of
+        )
+        for result in ("folded", "failed"):
+            self._replies.labels(result)
+        _prepare(self._failed, FAILURES)
+        for direction in _DIRECTIONS:
+            self._bytes.labels(direction)
+            self._entropy.labels(direction)
+            for name in SECTIONS:
+                self._section.labels(direction, *name.split("/"))
+                self._section_entropy.labels(direction, *name.split("/"))
+
+    def restore(self, record: RoundRecord) -> None:
+        """Shows the last round of an earlier process; counts nothing."""
+        self._round.set(record.round)
+        optional: tuple[tuple[Gauge, float | None], ...] = (
+            (self._accuracy, record.accuracy),
+            (self._loss, record.loss),
+            (self._train_loss, record.train_loss),
+            (self._flips, record.flip_rate),
+            (self._peak, record.measured.client_peak_bytes),
+        )
+        for gauge, value in optional:
+            if value is not None:
+                gauge.set(value)
+        self._kept.set(record.kept)
+        self._density.set(record.density)
+        self._churn.set(record.mask_churn)
+        for layer, density in record.layer_density.items():
+            self._layers.labels(layer).set(density)
 
     def observe(self, record: RoundRecord) -> None:
         """Takes in a finished round."""
+        self.restore(record)
         self._rounds.inc()
-        self._round.set(record.round)
+        self._last.set(time.time())
         self._duration.observe(record.measured.seconds)
-        optional: tuple[tuple[float | None, Callable[[float], None]], ...] = (
-            (record.accuracy, self._accuracy.set),
-            (record.loss, self._loss.set),
-            (record.train_loss, self._train_loss.set),
-            (record.flip_rate, self._flips.set),
-            (record.measured.client_peak_bytes, self._peak.set),
-        )
-        for value, put in optional:
-            if value is not None:
-                put(value)
-        self._kept.set(record.kept)
-        for layer, density in record.layer_density.items():
-            self._density.labels(layer).set(density)
         self._replies.labels("folded").inc(record.replies)
         self._replies.labels("failed").inc(len(record.failures))
-        for direction, length, bound in (
-            ("up", record.bytes_up, record.entropy_up),
-            ("down", record.bytes_down, record.entropy_down),
+        for failure in record.failures:
+            _labelled(self._failed, failure.kind, FAILURES).inc()
+        self._late.inc(record.late)
+        for direction, length, bound, sections in (
+            ("up", record.bytes_up, record.entropy_up, record.sections_up),
+            ("down", record.bytes_down, record.entropy_down, record.sections_down),
         ):
-            self._bytes.labels(direction).inc(length)
-            self._entropy.labels(direction).inc(bound)
+            _add(self._bytes.labels(direction), length)
+            _add(self._entropy.labels(direction), bound)
+            self._add_sections(direction, sections)
+
+    def _add_sections(self, direction: str, sections: Mapping[str, SectionBytes]) -> None:
+        for name, size in sections.items():
+            kind, codec = name.split("/") if name in SECTIONS else (_OTHER, _OTHER)
+            _add(self._section.labels(direction, kind, codec), size.bytes)
+            _add(self._section_entropy.labels(direction, kind, codec), size.entropy)
+
+    def _unknown(self, name: str, text: str) -> Gauge:
+        gauge = Gauge(name, text, registry=self.registry)
+        gauge.set(math.nan)
+        return gauge
+
+
+class FleetMetrics:
+    """The metrics of the attached devices, and of the coordinator's process (`process_resident_memory_bytes` …).
+
+    Args:
+        registry: where they go, usually that of the `RunMetrics`.
+        state: tells how the run stands, one of `RUN_STATES`; asked at each scrape. Not shown when None.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, state: Callable[[], str] | None = None) -> None:
+        of = registry
+        ProcessCollector(registry=of)
+        self._attached = Gauge("hedgerow_devices_attached", "Devices whose stream is open.", registry=of)
+        self._reconnects = Counter("hedgerow_device_reconnects_total", "Devices that came back.", registry=of)
+        self._detached = Counter("hedgerow_device_detached_total", "Streams that ended.", ["cause"], registry=of)
+        self._refused = Counter(
+            "hedgerow_refused_connections_total", "Connections that were not let in.", ["reason"], registry=of
+        )
+        self._rejected = Counter(
+            "hedgerow_rejected_replies_total", "Replies that were thrown away on arrival.", ["reason"], registry=of
+        )
+        self._queue = Gauge("hedgerow_requests_outstanding", "Requests that wait for their replies.", registry=of)
+        _prepare(self._detached, DETACHED)
+        _prepare(self._refused, REFUSED)
+        _prepare(self._rejected, REJECTED)
+        if state is not None:
+            gauge = Gauge("hedgerow_run_state", "1 for the state that the run is in.", ["state"], registry=of)
+            for name in RUN_STATES:
+                gauge.labels(name).set_function(functools.partial(_is, state, name))
+
+    def attached(self, devices: int, *, reconnect: bool = False) -> None:
+        """A device attached, and now so many are."""
+        self._attached.set(devices)
+        if reconnect:
+            self._reconnects.inc()
+
+    def detached(self, devices: int, *, cause: str) -> None:
+        """A stream ended, and so many devices are still attached."""
+        self._attached.set(devices)
+        _labelled(self._detached, cause, DETACHED).inc()
+
+    def refused(self, reason: str) -> None:
+        """Somebody was not let in."""
+        _labelled(self._refused, reason, REFUSED).inc()
+
+    def rejected(self, reason: str) -> None:
+        """A reply was thrown away."""
+        _labelled(self._rejected, reason, REJECTED).inc()
+
+    def queue(self, requests: int) -> None:
+        """So many requests wait for their replies."""
+        self._queue.set(requests)
 
 
 def serve_metrics(metrics: RunMetrics, *, port: int) -> Callable[[], None]:
-    """Serves `/metrics` over HTTP on this machine's loopback address.
+    """Serves `/metrics` and `/healthz` over HTTP on this machine's loopback address.
 
     Returns:
         A function that ends the service.
@@ -85,14 +208,23 @@ def serve_metrics(metrics: RunMetrics, *, port: int) -> Callable[[], None]:
     Raises:
         RunError: the port cannot be used.
     """
-    try:
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
-    except OSError as error:
-        raise RunError(f"port {port} cannot be used for metrics ({error.strerror}); choose another one") from None
+    return serve_http(metrics.registry, port=port).stop
 
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
-    return stop
+def _is(state: Callable[[], str], name: str) -> float:
+    return float(state() == name)
+
+
+def _prepare(counter: Counter, values: Iterable[str]) -> None:
+    for value in (*values, _OTHER):
+        counter.labels(value)
+
+
+def _labelled(counter: Counter, value: str, known: Collection[str]) -> Counter:
+    return counter.labels(value if value in known else _OTHER)
+
+
+def _add(counter: Counter, amount: float) -> None:
+    # One NaN would stay in a counter for ever, and a negative amount is an error in the middle of a run.
+    if math.isfinite(amount) and amount > 0:
+        counter.inc(amount)

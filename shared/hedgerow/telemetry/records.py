@@ -11,7 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Failure", "Measured", "RoundRecord", "read_records"]
+from hedgerow.errors import FailureKind
+
+__all__ = ["Failure", "Measured", "RoundRecord", "SectionBytes", "read_records"]
 
 
 class _Record(BaseModel):
@@ -23,6 +25,16 @@ class Failure(_Record):
 
     client: str
     reason: str
+    kind: FailureKind = "device"
+
+
+class SectionBytes(_Record):
+    """All sections of one kind and codec that travelled in one direction."""
+
+    bytes: int
+    """Length of their encoded symbols, without envelopes."""
+    entropy: float
+    """Shannon bound of what they had to say, in bytes."""
 
 
 class Measured(_Record):
@@ -61,17 +73,25 @@ class RoundRecord(_Record):
     """Clients asked."""
     replies: int
     """Clients whose reply was folded."""
+    late: int = 0
+    """Clients asked whose reply was not in when the round ended."""
     examples: int
     """Training samples behind the folded replies."""
     failures: tuple[Failure, ...] = ()
     bytes_up: int
     """Length of all messages from clients, as encoded, envelope included."""
     bytes_down: int
-    """Length of all messages to clients, as encoded, envelope included."""
+    """Length of all messages to clients that replied or failed, as encoded, envelope included."""
     entropy_up: float
     """Shannon bound of what `bytes_up` had to say, in bytes: see `hedgerow.codec.entropy`."""
     entropy_down: float
     """Shannon bound of what `bytes_down` had to say, in bytes."""
+    sections_up: dict[str, SectionBytes] = {}
+    """What the folded replies held, by kind and codec, such as `signs/bits`."""
+    sections_down: dict[str, SectionBytes] = {}
+    """What the requests of `bytes_down` held, by kind and codec, such as `votes/bytes_zstd`."""
+    mask_churn: float = 0.0
+    """Fraction of the kept positions that the mask before this round did not keep."""
     flip_rate: float | None = None
     """Fraction of the kept signs that this round changed in the global network; None without signs."""
     client_flip_rate: float | None = None

@@ -10,12 +10,18 @@ import uuid
 from collections.abc import Mapping
 
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde import (
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
+from flwr.common.serde_utils import metadata_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.task_identity import TaskIdentity
 
-from hedgerow.errors import PayloadError
+from hedgerow.errors import FailureKind, PayloadError
 
 __all__ = [
     "PAYLOAD_STYPE",
@@ -23,9 +29,12 @@ __all__ = [
     "content_of",
     "decode_message",
     "decode_state",
+    "encode_content",
+    "encode_envelope",
     "encode_message",
     "encode_state",
     "error_reply",
+    "failure_kind",
     "identify_process",
     "metrics_in",
     "payload_in",
@@ -33,8 +42,11 @@ __all__ = [
 
 PAYLOAD_STYPE = "hedgerow.v1"
 _PAYLOAD, _METRICS = "payload", "metrics"
-_CLIENT_ERROR = 2
-"""Flower's code for an exception in a ClientApp."""
+_CODES: dict[FailureKind, int] = {"device": 2, "transfer": 4, "lost": 5, "malformed": 101, "mismatch": 102}
+"""Flower's codes for an exception in a ClientApp, a reply that cannot be had, and a node that cannot be reached; then
+codes that Flower does not use."""
+_NO_MESSAGE = 3
+"""Flower's code for a message that never got to its node."""
 
 
 def content_of(payload: bytes, metrics: Mapping[str, float] | None = None) -> RecordDict:
@@ -68,7 +80,7 @@ def metrics_in(content: RecordDict) -> dict[str, float]:
     """
     record = content.metric_records.get(_METRICS)
     if record is None:
-        raise PayloadError("the message holds no metrics")
+        raise PayloadError("the message holds no metrics", kind="metrics")
     return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
 
 
@@ -79,21 +91,39 @@ def identify_process(*, run_id: int = 1, node_id: int = 1) -> None:
     TaskIdentity.node_id = node_id
 
 
-def assign_message_id(message: Message) -> str:
-    """Gives a message its id, as a SuperLink would."""
-    identifier = uuid.uuid4().hex
+def assign_message_id(message: Message, identifier: str | None = None) -> str:
+    """Gives a message its id, as a SuperLink would; a random one when None."""
+    identifier = uuid.uuid4().hex if identifier is None else identifier
     message.metadata.__dict__["_message_id"] = identifier
     return identifier
 
 
-def error_reply(reason: str, *, to: Message) -> Message:
-    """The reply of a client that raised."""
-    return Message(Error(_CLIENT_ERROR, reason), reply_to=to)
+def error_reply(reason: str, *, to: Message, kind: FailureKind = "device") -> Message:
+    """What stands for the reply of a client that raised (`device`) or cannot be reached (`lost`), or for a reply that
+    never came whole (`transfer`), is no message (`malformed`), or answers another request (`mismatch`)."""
+    return Message(Error(_CODES[kind], reason), reply_to=to)
+
+
+def failure_kind(error: Error) -> FailureKind:
+    """The `kind` that `error_reply` was given, or what Flower's own runtime means by its code."""
+    if error.code == _NO_MESSAGE:
+        return "lost"
+    return next((kind for kind, code in _CODES.items() if code == error.code), "device")
 
 
 def encode_message(message: Message) -> bytes:
     """The bytes of a whole message, envelope included."""
     return message_to_proto(message).SerializeToString()
+
+
+def encode_envelope(message: Message) -> bytes:
+    """The bytes of a message without its content. Those of its content appended make the whole message."""
+    return MessageProto(metadata=metadata_to_proto(message.metadata)).SerializeToString()
+
+
+def encode_content(content: RecordDict) -> bytes:
+    """The bytes of a message's content; the same for all messages that hold it."""
+    return MessageProto(content=recorddict_to_proto(content)).SerializeToString()
 
 
 def decode_message(data: bytes) -> Message:

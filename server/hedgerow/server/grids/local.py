@@ -17,12 +17,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
+from typing import Self
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from hedgerow.server.grids.states import StateStore
 from hedgerow.telemetry.memory import QUIET_PROFILER
 from hedgerow.wire.flower import (
     assign_message_id,
@@ -31,6 +31,7 @@ from hedgerow.wire.flower import (
     error_reply,
     identify_process,
 )
+from hedgerow.wire.states import StateStore
 
 __all__ = ["FIRST_NODE", "LocalGrid"]
 
@@ -143,6 +144,18 @@ class LocalGrid(Grid):
             self._collect(busy[ready.fileno()])
         self._dispatch()
 
+    def abandon(self, message_ids: Iterable[str]) -> None:
+        """Drops messages, wherever they are. A worker that is at one is replaced: nothing else ends what it does."""
+        gone = set(message_ids)
+        self._queue = deque(m for m in self._queue if m.metadata.message_id not in gone)
+        for number, worker in enumerate(self._workers):
+            if worker.message is not None and worker.message.metadata.message_id in gone:
+                self._workers[number] = self._restarted(worker)
+        for identifier in gone:
+            self._inbox.pop(identifier, None)
+            self._sizes.pop(identifier, None)
+        self._dispatch()
+
     def close(self) -> None:
         """Ends all workers; what they were working on is lost."""
         for worker in self._workers:
@@ -152,7 +165,7 @@ class LocalGrid(Grid):
             worker.process.wait()
         self._workers = []
 
-    def __enter__(self) -> LocalGrid:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -165,7 +178,7 @@ class LocalGrid(Grid):
         environment = {**os.environ, **QUIET_PROFILER, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         descriptor = theirs.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-m", "hedgerow.server.grids.worker", str(descriptor), self._client_app],
+            [sys.executable, "-m", "hedgerow.wire.worker", str(descriptor), self._client_app],
             pass_fds=[descriptor],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -204,7 +217,9 @@ class LocalGrid(Grid):
         except (EOFError, OSError):
             self._workers[self._workers.index(worker)] = self._restarted(worker)
             self._deliver(
-                error_reply(f"its worker process died with exit code {worker.process.returncode}", to=message)
+                error_reply(
+                    f"its worker process died with exit code {worker.process.returncode}", to=message, kind="lost"
+                )
             )
             return
         worker.message = None

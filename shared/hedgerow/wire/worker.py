@@ -1,13 +1,17 @@
-"""A worker process of the local grid: `python -m hedgerow.server.grids.worker FD APP`.
+"""A worker process of the local grid, or of a device: `python -m hedgerow.wire.worker FD APP`.
 
-It answers one message at a time with a Flower ClientApp. All that it is sent comes from the process that started it.
+It answers one message at a time with a Flower ClientApp. All that it is sent comes from the process that started it,
+and it ends with that process, in the midst of training too.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import select
 import sys
+import threading
 import traceback
 from multiprocessing.connection import Connection
 
@@ -36,9 +40,10 @@ def main(descriptor: int, reference: str) -> None:
     node's state, the message. Frames out for each: `ok` and the reply and the state, or `error` and the reason twice:
     for the user, and with the traceback.
     """
-    # Workers are the parallelism; one thread each also makes every sum come out the same.
-    torch.set_num_threads(1)
+    # Where there are several workers they are the parallelism. One thread also makes every sum come out the same.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     connection = Connection(descriptor)
+    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     run_config = json.loads(connection.recv_bytes())
     app = load_client_app(reference)
     while True:
@@ -65,6 +70,16 @@ def main(descriptor: int, reference: str) -> None:
                 connection.send_bytes(frame)
         except BrokenPipeError:
             return
+
+
+def _end_with_parent(descriptor: int) -> None:
+    # The kernel closes the other end of the socket however the parent dies. Linux could also send a signal
+    # (PR_SET_PDEATHSIG), but it does so when the thread that started this process ends, and that may be a short one.
+    poll = select.poll()
+    poll.register(descriptor, 0)  # no event but the hang-up, which is always reported
+    while not poll.poll():
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

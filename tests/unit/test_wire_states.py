@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hedgerow.errors import RunError
-from hedgerow.server.grids.states import StateStore
+from hedgerow.wire.states import StateStore
 
 
 def rounds_kept(store: StateStore, node: int) -> list[bytes]:

@@ -1,0 +1,67 @@
+"""A round's state as the bytes of a file, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from hedgerow.errors import HedgerowError, RunError
+from hedgerow.pruning import Mask
+from hedgerow.server.state import RoundState
+
+__all__ = ["checkpoint_bytes", "read_checkpoint"]
+
+_FORMAT = "hedgerow-checkpoint-1"
+
+
+def checkpoint_bytes(state: RoundState) -> bytes:
+    """The bytes of a checkpoint; the same state gives the same ones."""
+    return save(
+        {
+            "mask": np.frombuffer(state.mask.packed(), dtype=np.uint8),
+            "kept": state.kept,
+            "floats": state.floats,
+            "holders": np.array(sorted(state.holders), dtype=np.uint64),
+        },
+        metadata={
+            "hedgerow": json.dumps(
+                {"format": _FORMAT, "round": state.round, "shapes": state.mask.shapes},
+            )
+        },
+    )
+
+
+def read_checkpoint(path: Path) -> RoundState:
+    """The state that a checkpoint holds.
+
+    Raises:
+        RunError: it is damaged or from another version.
+    """
+    try:
+        return _read(path)
+    except (SafetensorError, HedgerowError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path}: damaged or from another version ({error}); delete {path.parent} to start again"
+        ) from None
+
+
+def _read(path: Path) -> RoundState:
+    with safe_open(path, framework="numpy") as file:
+        metadata = json.loads((file.metadata() or {}).get("hedgerow", "{}"))
+        if metadata.get("format") != _FORMAT:
+            raise RunError(f"format {metadata.get('format')!r}, expected {_FORMAT}")
+        mask = Mask.unpack(file.get_tensor("mask").tobytes(), metadata["shapes"])
+        kept, floats = file.get_tensor("kept"), file.get_tensor("floats")
+        if kept.shape != (mask.kept,) or not kept.dtype == floats.dtype == np.float32:
+            raise RunError(f"{kept.size} values of {kept.dtype} for {mask.kept} kept weights")
+        return RoundState(
+            round=int(metadata["round"]),
+            mask=mask,
+            kept=kept,
+            floats=floats,
+            holders=frozenset(file.get_tensor("holders").tolist()),
+        )

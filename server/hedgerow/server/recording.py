@@ -1,0 +1,102 @@
+"""What is recorded of a round."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from hedgerow.config import Experiment
+from hedgerow.errors import RunError
+from hedgerow.pruning import Mask
+from hedgerow.server.bench import Bench
+from hedgerow.server.evaluation import Evaluation, evaluate
+from hedgerow.server.rounds import Round
+from hedgerow.server.state import RoundState
+from hedgerow.telemetry import Measured, RoundRecord
+from hedgerow.telemetry.memory import peak_resident_bytes
+
+__all__ = ["first_record", "mask_churn", "record_of"]
+
+
+def first_record(state: RoundState, evaluation: Evaluation, *, seconds: float) -> RoundRecord:
+    """The record of round 0, which is the state before any training."""
+    return RoundRecord(
+        round=0,
+        accuracy=evaluation.accuracy,
+        loss=evaluation.loss,
+        density=state.mask.density,
+        layer_density=state.mask.layer_density(),
+        kept=state.mask.kept,
+        cohort=0,
+        replies=0,
+        examples=0,
+        bytes_up=0,
+        bytes_down=0,
+        entropy_up=0.0,
+        entropy_down=0.0,
+        measured=Measured(
+            seconds=seconds,
+            evaluation_seconds=0.0,
+            client_seconds=0.0,
+            client_peak_bytes=None,
+            coordinator_peak_bytes=peak_resident_bytes(),
+        ),
+    )
+
+
+def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: Bench) -> RoundRecord:
+    """The record of a round that was played from the state `old`; evaluates the network when it is time to.
+
+    Raises:
+        RunError: the network's loss is not finite.
+    """
+    state, fold = played.state, played.fold
+    began, evaluation = time.perf_counter(), None
+    if state.round % experiment.evaluation.every == 0 or state.round == experiment.rounds:
+        evaluation = evaluate(bench.network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
+        if not math.isfinite(evaluation.loss):
+            raise RunError(f"round {state.round}: the network's test loss is {evaluation.loss}; lower the step sizes")
+    evaluation_seconds = time.perf_counter() - began
+    signs = experiment.representation == "signs"
+    kept = state.mask.kept
+    peaks = [int(m["peak-bytes"]) for m in fold.metrics if "peak-bytes" in m]
+    return RoundRecord(
+        round=state.round,
+        accuracy=None if evaluation is None else evaluation.accuracy,
+        loss=None if evaluation is None else evaluation.loss,
+        train_loss=fold.train_loss(),
+        density=state.mask.density,
+        layer_density=state.mask.layer_density(),
+        kept=kept,
+        cohort=len(played.cohort),
+        replies=len(fold.clients),
+        late=len(played.cohort) - len(fold.answered),
+        examples=fold.examples,
+        failures=tuple(sorted(fold.failures, key=lambda failure: failure.client)),
+        bytes_up=fold.bytes_up,
+        bytes_down=fold.bytes_down,
+        entropy_up=math.fsum(fold.entropies),
+        entropy_down=played.entropy_down,
+        sections_up=fold.sections(),
+        sections_down=played.sections_down,
+        mask_churn=mask_churn(old.mask, state.mask),
+        flip_rate=float(np.mean((state.kept >= 0) != (old.kept >= 0))) if signs else None,
+        client_flip_rate=sum(fold.flips) / (len(fold.flips) * kept) if fold.flips else None,
+        vote_margin=float(np.abs(state.kept).mean(dtype=np.float64)) if signs else None,
+        measured=Measured(
+            seconds=played.seconds + evaluation_seconds,
+            evaluation_seconds=evaluation_seconds,
+            client_seconds=math.fsum(m["seconds"] for m in fold.metrics),
+            client_peak_bytes=max(peaks, default=None),
+            coordinator_peak_bytes=peak_resident_bytes(),
+        ),
+    )
+
+
+def mask_churn(old: Mask, new: Mask) -> float:
+    """Fraction of the positions that `new` keeps and `old` does not; the masks are of the same tensors."""
+    if new is old or new.kept == 0:
+        return 0.0
+    return float(np.count_nonzero(new.flat() & ~old.flat())) / new.kept
