@@ -42,7 +42,50 @@ def test_the_options_of_the_command_line_are_frozen() -> None:
         for name, command in commands.items()
     }
     assert options == {
-        "recipes": ["--models"],
+        "coordinator": [
+            "--data",
+            "--data-path",
+            "--density",
+            "--enrolment",
+            "--grace",
+            "--heartbeat",
+            "--http",
+            "--insecure",
+            "--listen",
+            "--min-devices",
+            "--model",
+            "--out",
+            "--recipe",
+            "--rounds",
+            "--seed",
+            "--set",
+            "--silence",
+            "--stay",
+            "experiment",
+        ],
+        "enrol": [
+            "--device",
+            "--host",
+            "--list",
+            "--operator",
+            "--revoke",
+            "folder",
+        ],
+        "evict": [
+            "--identity",
+            "--insecure",
+            "address",
+            "device",
+        ],
+        "fetch": [
+            "--identity",
+            "--insecure",
+            "--out",
+            "address",
+        ],
+        "recipes": [
+            "--models",
+        ],
         "simulate": [
             "--data",
             "--data-path",
@@ -57,21 +100,39 @@ def test_the_options_of_the_command_line_are_frozen() -> None:
             "--workers",
             "experiment",
         ],
+        "status": [
+            "--identity",
+            "--insecure",
+            "--json",
+            "address",
+        ],
+        "watch": [
+            "--identity",
+            "--insecure",
+            "address",
+        ],
     }
 
 
 def test_each_command_is_registered_by_its_own_side() -> None:
     found = {entry.name: entry.value for entry in entry_points(group="hedgerow.commands")}
     assert found == {
-        "simulate": "hedgerow.server.commands.simulate:simulate",
+        "coordinator": "hedgerow.server.commands.coordinator:coordinator",
+        "enrol": "hedgerow.server.commands.enrol:enrol",
+        "evict": "hedgerow.server.commands.evict:evict",
+        "fetch": "hedgerow.server.commands.fetch:fetch",
         "recipes": "hedgerow.config.commands:recipes",
+        "simulate": "hedgerow.server.commands.simulate:simulate",
+        "status": "hedgerow.server.commands.status:status",
+        "watch": "hedgerow.server.commands.watch:watch",
     }
 
 
-def test_the_help_does_not_wait_for_torch_or_flower() -> None:
+@pytest.mark.parametrize("command", ["simulate", "coordinator", "enrol", "status", "watch", "evict", "fetch"])
+def test_the_help_does_not_wait_for_torch_or_flower(command: str) -> None:
     code = (
         "import sys, typer.testing; from hedgerow.cli import application;"
-        "result = typer.testing.CliRunner().invoke(application(), ['simulate', '--help']);"
+        f"result = typer.testing.CliRunner().invoke(application(), ['{command}', '--help']);"
         "assert result.exit_code == 0, result.output;"
         "print(sorted({'torch', 'flwr', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     )
@@ -105,6 +166,7 @@ def test_a_wheel_holds_all_four_folders(tmp_path: Path) -> None:
         "hedgerow/server/report/report.html.j2",
         "hedgerow/v1/payload_pb2.py",
         "hedgerow/v1/payload.proto",
+        "hedgerow/v1/fleet_pb2_grpc.py",
     ):
         assert expected in names
     assert "hedgerow/__init__.py" not in names

@@ -1,0 +1,1 @@
+"""The gRPC grid: devices that join over one persistent stream each."""
