@@ -83,6 +83,20 @@ def test_the_options_of_the_command_line_are_frozen() -> None:
             "--out",
             "address",
         ],
+        "join": [
+            "--allow-model",
+            "--data",
+            "--data-path",
+            "--identity",
+            "--insecure",
+            "--memory",
+            "--name",
+            "--once",
+            "--partition",
+            "--state",
+            "--threads",
+            "address",
+        ],
         "recipes": [
             "--models",
         ],
@@ -121,6 +135,7 @@ def test_each_command_is_registered_by_its_own_side() -> None:
         "enrol": "hedgerow.server.commands.enrol:enrol",
         "evict": "hedgerow.server.commands.evict:evict",
         "fetch": "hedgerow.server.commands.fetch:fetch",
+        "join": "hedgerow.client.commands.join:join",
         "recipes": "hedgerow.config.commands:recipes",
         "simulate": "hedgerow.server.commands.simulate:simulate",
         "status": "hedgerow.server.commands.status:status",
@@ -128,7 +143,7 @@ def test_each_command_is_registered_by_its_own_side() -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["simulate", "coordinator", "enrol", "status", "watch", "evict", "fetch"])
+@pytest.mark.parametrize("command", ["simulate", "coordinator", "join", "enrol", "status", "watch", "evict", "fetch"])
 def test_the_help_does_not_wait_for_torch_or_flower(command: str) -> None:
     code = (
         "import sys, typer.testing; from hedgerow.cli import application;"

@@ -1,0 +1,125 @@
+"""The worker process of a device, as the process that keeps the stream sees it (`hedgerow.wire.worker`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+__all__ = ["QUIET_PROFILER", "Answer", "Failed", "Worker", "WorkerProcess"]
+
+CLIENT_APP = "hedgerow.client.app:app"
+QUIET_PROFILER = {"KINETO_LOG_LEVEL": "99"}
+"""That of `hedgerow.telemetry.memory`, which cannot be imported here without torch."""
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client app replied: a whole message, and its state after it."""
+
+    message: bytes
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there is no reply."""
+
+    reason: str
+
+
+class Worker(Protocol):
+    """Answers one message at a time."""
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer."""
+
+    def answer(self, message: bytes, *, state: bytes, node_config: Mapping[str, object]) -> Answer | Failed:
+        """Blocks until there is an answer, or the process is gone."""
+
+    def kill(self) -> None:
+        """Ends it at once, in any thread; `answer` then returns."""
+
+    def close(self) -> None:
+        """Ends it and waits for that; `answer` may not be running."""
+
+
+class WorkerProcess:
+    """A worker process. It imports torch while it waits for its first message.
+
+    Args:
+        run_config: Flower's, for the client app; JSON.
+        app: the client app, as `package.module:attribute`.
+        threads: that it trains with.
+    """
+
+    def __init__(self, run_config: str, *, app: str = CLIENT_APP, threads: int = 1) -> None:
+        ours, theirs = socket.socketpair()
+        descriptor = theirs.fileno()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "hedgerow.wire.worker", str(descriptor), app],
+                pass_fds=[descriptor],
+                env={**os.environ, **QUIET_PROFILER, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C is for this process, which then ends the worker and all that it has started.
+                start_new_session=True,
+            )
+        self._connection = Connection(ours.detach())
+        with suppress(OSError):  # it died already; `answer` says so
+            self._connection.send_bytes(run_config.encode())
+
+    @property
+    def pid(self) -> int:
+        """See `Worker`."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """See `Worker`."""
+        return self._process.poll() is None
+
+    def answer(self, message: bytes, *, state: bytes, node_config: Mapping[str, object]) -> Answer | Failed:
+        """See `Worker`."""
+        try:
+            for frame in (json.dumps(dict(node_config)).encode(), state, message):
+                self._connection.send_bytes(frame)
+            kind, first, second = (self._receive() for _ in range(3))
+        except (EOFError, OSError):
+            self.kill()
+            code = self._process.wait()
+            return Failed(f"its worker process died with exit code {code}")
+        return Answer(first, second) if kind == b"ok" else Failed(first.decode(errors="replace"))
+
+    def kill(self) -> None:
+        """See `Worker`."""
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """See `Worker`."""
+        self.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def _receive(self) -> bytes:
+        # What the worker has started may hold its end of the socket open, so that is no proof that it lives.
+        while not self._connection.poll(_POLL_SECONDS):
+            if self._process.poll() is not None and not self._connection.poll():
+                raise EOFError
+        return self._connection.recv_bytes()
