@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import recipes
+from benchmarks import kills, recipes
+from benchmarks.faults import bench as faults
+from benchmarks.fleet import bench as fleet
 from hedgerow.errors import HedgerowError
 from hedgerow.files import write_atomically
 
-BENCHMARKS = {"recipes": recipes}
+BENCHMARKS = {"recipes": recipes, "fleet": fleet, "faults": faults, "kills": kills}
 
 
 def main(
@@ -37,6 +39,8 @@ def main(
         raise typer.Exit(error.exit_code) from None
     if json_file is not None:
         write_atomically(json_file, (json.dumps(figures, indent=2) + "\n").encode())
+    if figures.get("faults.failed"):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
