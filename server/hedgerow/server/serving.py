@@ -17,7 +17,7 @@ from hedgerow.data import DataFacts
 from hedgerow.errors import ConfigError
 from hedgerow.identity import Revocations, read_identity, server_credentials
 from hedgerow.pruning import prunable_tensors
-from hedgerow.server.app import app
+from hedgerow.server.app import app, least_devices
 from hedgerow.server.bench import Bench, description
 from hedgerow.server.control.board import StatusBoard
 from hedgerow.server.control.observers import FleetMetricsObserver, ManyFleetObservers, RunMetricsObserver
@@ -95,12 +95,14 @@ def serve(
     """
     observer = Observer() if observer is None else observer
     credentials, revocations = _security(serving)
+    devices = {} if serving.min_devices is None else {"min-devices": serving.min_devices}
+    needed = least_devices(devices, experiment)
     bench = Bench.of(experiment)
     with RunFolder(out, experiment) as folder:
         path, model, run, done = folder.path, folder.model, folder.run_id, is_done(folder)
     if done and not serving.stay:
         return path
-    board, metrics = StatusBoard(run=run), RunMetrics()
+    board, metrics = StatusBoard(run=run, needed=needed), RunMetrics()
     fleet_metrics = FleetMetrics(metrics.registry, state=board.state)
     control = ControlService(board, model=model)
     configuration = experiment.model_dump_json()
@@ -113,7 +115,7 @@ def serve(
             "experiment": configuration,
             "out": str(out),
             "live": True,
-            **({} if serving.min_devices is None else {"min-devices": serving.min_devices}),
+            **devices,
         },
     )
     with ExitStack() as stack:

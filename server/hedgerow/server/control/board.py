@@ -31,12 +31,13 @@ class StatusBoard(Observer, FleetObserver):
 
     Args:
         run: the run's name; that of its folder when empty.
+        needed: devices that have to be there for a round to start.
     """
 
-    def __init__(self, *, run: str = "") -> None:
+    def __init__(self, *, run: str = "", needed: int = 0) -> None:
         self._lock = threading.Lock()
         self._began = time.monotonic()
-        self._status = Status(run=run, state=fleet_pb2.STATE_WAITING)
+        self._status = Status(run=run, state=fleet_pb2.STATE_WAITING, devices_needed=needed)
         self._attached: set[str] = set()
         self._watchers: set[Watcher] = set()
         self._failure: str | None = None

@@ -84,27 +84,26 @@ class Devices:
         peer = peer_in(context)
         hello = await self._greeting(context)
         name = await self._admitted(hello, peer, context)
-        stream = _Stream(name, peer, context, self._registry, self._reply_limit)
-        stream.put(
-            Frame(
-                welcome=Welcome(
-                    protocol=PROTOCOL,
-                    node=node_of(name),
-                    run=self._run,
-                    run_config=self._run_config,
-                    heartbeat_seconds=self._pace.heartbeat,
-                    silence_seconds=self._pace.silence,
-                )
-            )
+        welcome = Welcome(
+            protocol=PROTOCOL,
+            node=node_of(name),
+            run=self._run,
+            run_config=self._run_config,
+            heartbeat_seconds=self._pace.heartbeat,
+            silence_seconds=self._pace.silence,
         )
+        if self._finished:
+            await context.write(Frame(welcome=welcome))
+            await context.write(_dismissal("finished"))
+            return
+        stream = _Stream(name, peer, context, self._registry, self._reply_limit)
+        stream.put(Frame(welcome=welcome))
         before = self._registry.attach(hello, name=name, address=context.peer(), link=stream)
         if isinstance(before, _Stream):
             # The same process comes back over another connection, or a second one uses the same identity.
             before.dismiss("silent" if before.instance == hello.instance else "replaced")
         stream.instance = hello.instance
         self._streams.add(stream)
-        if self._finished:
-            stream.dismiss("finished")
         try:
             await stream.serve()
         finally:
@@ -189,6 +188,7 @@ class _Stream:
         self._waiting: deque[Frame | Request | None] = deque()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._dismissed = False
 
     # Link
 
@@ -209,8 +209,10 @@ class _Stream:
 
     def dismiss(self, cause: str, text: str = "") -> None:
         """Says why, and ends the stream after all that is queued before it was sent."""
-        self.cause = cause
-        self.put(Frame(dismissal=Dismissal(cause=_CAUSES[cause], text=text)))
+        if self._dismissed:
+            return
+        self.cause, self._dismissed = cause, True
+        self.put(_dismissal(cause, text))
         self.put(None)
         # A device that takes nothing any more must not keep the stream open.
         self._loop.call_later(2.0, self._cancel)
@@ -303,6 +305,10 @@ class _Stream:
             request = self._registry.again(self.name, acknowledgement.id)
             if request is not None:
                 self.put(request)
+
+
+def _dismissal(cause: str, text: str = "") -> Frame:
+    return Frame(dismissal=Dismissal(cause=_CAUSES[cause], text=text))
 
 
 def _request_frames(request: Request) -> Iterator[bytes]:
