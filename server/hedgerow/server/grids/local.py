@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,10 +18,9 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Self
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.app import Message
 
+from hedgerow.server.grids.base import WaitingGrid
 from hedgerow.telemetry.memory import QUIET_PROFILER
 from hedgerow.wire.flower import (
     assign_message_id,
@@ -52,7 +50,7 @@ class _Worker:
     """What it is working on."""
 
 
-class LocalGrid(Grid):
+class LocalGrid(WaitingGrid):
     """Flower's `Grid` over worker processes.
 
     Args:
@@ -81,26 +79,6 @@ class LocalGrid(Grid):
         count = min(clients, workers if workers is not None else _cores())
         self._workers = [self._start() for _ in range(count)]
 
-    def set_run(self, run: Run) -> None:
-        """Sets the run that this grid works for."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run that was set."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message for one node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
         """All simulated clients are always there."""
         return range(FIRST_NODE, FIRST_NODE + self._clients)
@@ -118,18 +96,6 @@ class LocalGrid(Grid):
         """The replies that have arrived."""
         self.wait(0)
         return [self._inbox.pop(i) for i in list(message_ids) if i in self._inbox]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Pushes, and pulls until all replies are there or the time is over."""
-        pending = set(self.push_messages(messages))
-        end = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while pending and (end is None or time.monotonic() < end):
-            self.wait(0.05)
-            arrived = list(self.pull_messages(pending))
-            pending -= {m.metadata.reply_to_message_id for m in arrived}
-            replies += arrived
-        return replies
 
     def take_sizes(self, message_id: str) -> tuple[int, int]:
         """Bytes of a request and of its reply, as encoded; asked once."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import grpc
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 
 from hedgerow.identity import Revocations
+from hedgerow.server.grids.base import WaitingGrid
 from hedgerow.server.grids.remote.guard import Guard
 from hedgerow.server.grids.remote.listener import Listener, Register, register_devices
 from hedgerow.server.grids.remote.registry import Arrival, Registry, Request, request_id
@@ -35,7 +33,7 @@ __all__ = ["RemoteGrid"]
 _REPLY_LIMIT = 1 << 30
 
 
-class RemoteGrid(Grid):
+class RemoteGrid(WaitingGrid):
     """Listens for devices, and is a `Grid` of those that are attached.
 
     Args:
@@ -99,26 +97,6 @@ class RemoteGrid(Grid):
 
     # Flower's Grid
 
-    def set_run(self, run: Run) -> None:
-        """Sets the run that this grid works for."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run that was set."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message for one node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
         """Devices that are attached now."""
         return self._registry.attached()
@@ -149,19 +127,6 @@ class RemoteGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that have arrived."""
         return [self._reply(i, arrival) for i, arrival in self._registry.take(message_ids).items()]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Pushes, and pulls until all replies are there or the time is over."""
-        pending = set(self.push_messages(messages))
-        end = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while pending and (end is None or time.monotonic() < end):
-            for reply in self.pull_messages(list(pending)):
-                pending.discard(reply.metadata.reply_to_message_id)
-                replies.append(reply)
-            if pending:
-                self.wait(0.05)
-        return replies
 
     # What GridFleet makes use of
 
