@@ -254,26 +254,33 @@ def test_every_alert_has_a_test() -> None:
         assert {rule["alert"] for rule in group["rules"] if rule["alert"] not in tested} == set()
 
 
-def test_prometheus_scrapes_a_run_and_understands_every_expression(tmp_path: Path) -> None:
+def test_prometheus_scrapes_a_coordinator_and_understands_every_expression(tmp_path: Path) -> None:
     prometheus, promtool = _program("prometheus"), _program("promtool")
-    metrics_port, port = free_port(), free_port()
+    metrics_port, port, address = free_port(), free_port(), f"127.0.0.1:{free_port()}"
     here = f"http://127.0.0.1:{port}/api/v1"
     configuration = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
     configuration["rule_files"] = [str(ALERTS)]
     configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{metrics_port}"]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    simulate = [sys.executable, "-c", "from hedgerow.cli import main; main()", "simulate", *TINY, "--rounds=100000"]
+    hedgerow = [sys.executable, "-c", "from hedgerow.cli import main; main()"]
+    coordinator = [*hedgerow, "coordinator", *TINY, "--rounds=100000", "--min-devices=1", f"--listen={address}"]
+    join = [*hedgerow, "join", address, "--data=digits", "--partition=0/6", f"--state={tmp_path / 'device'}"]
     serve = [prometheus, "--config.file=prometheus.yml", "--storage.tsdb.path=data"]
     with (
-        running([*simulate, f"--metrics-port={metrics_port}"], folder=tmp_path, name="simulate") as run,
+        running([*coordinator, f"--http=127.0.0.1:{metrics_port}"], folder=tmp_path, name="coordinator") as run,
+        running(join, folder=tmp_path, name="join"),
         running([*serve, f"--web.listen-address=127.0.0.1:{port}"], folder=tmp_path, name="prometheus"),
     ):
         wait_until(lambda: run.poll() is not None or _value(here, "hedgerow_round") >= 1, "a round is seen", seconds=90)
-        assert _value(here, 'up{job="hedgerow"}') == 1, (tmp_path / "simulate.log").read_text()
+        assert _value(here, 'up{job="hedgerow"}') == 1, (tmp_path / "coordinator.log").read_text()
         exposition = _get(f"http://127.0.0.1:{metrics_port}/metrics")
         _run(promtool, "check", "metrics", stdin=exposition)
         assert 'hedgerow_layer_density_ratio{layer="' in exposition
+        assert _value(here, "hedgerow_devices_attached") == 1
+        assert _value(here, 'hedgerow_run_state{state="training"}') == 1
+        assert _value(here, 'hedgerow_section_bytes_total{section="signs",codec="bits",direction="up"}') > 0
+        assert _query(here, "process_resident_memory_bytes")["data"]["result"]
         for where, expression in _asked().items():
             text = expression.replace("$instance", ".*").replace("$__rate_interval", "1m")
             assert _query(here, text)["status"] == "success", where
