@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,6 +71,9 @@ def coordinator(
 
     The same command again goes on where the run stopped, even in the midst of a round, or says that it is done.
     """
+    # gRPC would write a line for every connection that TLS turns away, and anybody can make as many as he likes.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
     from hedgerow.server.grids.remote.stream import Pace
     from hedgerow.server.serving import Serving
 
