@@ -30,8 +30,8 @@ from hedgerow.server.aggregation import FloatMean
 from hedgerow.server.fleet import Reply, Request
 from hedgerow.server.fold import Fold
 from hedgerow.server.grids.fleet import GridFleet
+from hedgerow.server.grids.remote.entries import node_of
 from hedgerow.server.grids.remote.grid import RemoteGrid
-from hedgerow.server.grids.remote.registry import node_of
 from hedgerow.server.grids.remote.view import FleetObserver
 from hedgerow.v1 import fleet_pb2
 from hedgerow.wire.addresses import Address

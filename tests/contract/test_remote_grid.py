@@ -10,9 +10,9 @@ from benchmarks.stub_device import StubDevice, reply_to
 from flwr.app import Message
 
 from hedgerow.errors import RunError
+from hedgerow.server.grids.remote.devices import Pace
+from hedgerow.server.grids.remote.entries import node_of
 from hedgerow.server.grids.remote.grid import RemoteGrid
-from hedgerow.server.grids.remote.registry import node_of
-from hedgerow.server.grids.remote.stream import Pace
 from hedgerow.v1 import fleet_pb2
 from hedgerow.v1.fleet_pb2 import Chunk, Frame, Hello, Transfer
 from hedgerow.wire.addresses import Address

@@ -18,8 +18,8 @@ from hedgerow.identity import Revocations, channel_credentials, read_identity, s
 from hedgerow.server.control.board import StatusBoard
 from hedgerow.server.control.service import ControlService
 from hedgerow.server.enrolment import Enrolment, enrol, revoke
+from hedgerow.server.grids.remote.devices import Pace
 from hedgerow.server.grids.remote.grid import RemoteGrid
-from hedgerow.server.grids.remote.stream import Pace
 from hedgerow.server.serving import Serving, serve
 from hedgerow.v1 import fleet_pb2
 from hedgerow.v1.fleet_pb2_grpc import ControlStub

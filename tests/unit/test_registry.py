@@ -6,7 +6,8 @@ import hashlib
 
 import pytest
 
-from hedgerow.server.grids.remote.registry import Arrival, Registry, Request, node_of, request_id
+from hedgerow.server.grids.remote.entries import Arrival, Request, node_of, request_id
+from hedgerow.server.grids.remote.registry import Registry
 from hedgerow.server.grids.remote.view import FleetObserver
 from hedgerow.v1.fleet_pb2 import Hello, Transfer
 from hedgerow.wire.transfers import Body, Received, TransferError

@@ -24,8 +24,8 @@ from hedgerow.server.control.observers import FleetMetricsObserver, ManyFleetObs
 from hedgerow.server.control.service import ControlService
 from hedgerow.server.coordinator import is_done
 from hedgerow.server.enrolment import Enrolment
+from hedgerow.server.grids.remote.devices import Pace
 from hedgerow.server.grids.remote.grid import RemoteGrid
-from hedgerow.server.grids.remote.stream import Pace
 from hedgerow.server.grids.remote.view import FleetObserver
 from hedgerow.server.progress import ManyObservers, Observer, observing
 from hedgerow.server.run_folder import RunFolder

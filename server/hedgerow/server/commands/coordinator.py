@@ -74,7 +74,7 @@ def coordinator(
     # gRPC would write a line for every connection that TLS turns away, and anybody can make as many as he likes.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-    from hedgerow.server.grids.remote.stream import Pace
+    from hedgerow.server.grids.remote.devices import Pace
     from hedgerow.server.serving import Serving
 
     chosen = chosen_experiment(

@@ -11,10 +11,11 @@ from google.protobuf.message import DecodeError
 
 from hedgerow.identity import Revocations
 from hedgerow.server.grids.base import WaitingGrid
+from hedgerow.server.grids.remote.devices import Devices, Pace
+from hedgerow.server.grids.remote.entries import Arrival, Request, request_id
 from hedgerow.server.grids.remote.guard import Guard
 from hedgerow.server.grids.remote.listener import Listener, Register, register_devices
-from hedgerow.server.grids.remote.registry import Arrival, Registry, Request, request_id
-from hedgerow.server.grids.remote.stream import Devices, Pace
+from hedgerow.server.grids.remote.registry import Registry
 from hedgerow.server.grids.remote.view import DeviceView, FleetObserver
 from hedgerow.v1.fleet_pb2 import Transfer
 from hedgerow.wire.addresses import Address
