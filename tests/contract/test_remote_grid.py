@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from benchmarks.stub_device import StubDevice, reply_to
 from flwr.app import Message
 
 from hedgerow.errors import RunError
+from hedgerow.server.control.observers import ManyFleetObservers
 from hedgerow.server.grids.remote.devices import Pace
 from hedgerow.server.grids.remote.entries import node_of
 from hedgerow.server.grids.remote.grid import RemoteGrid
+from hedgerow.server.grids.remote.view import FleetObserver
 from hedgerow.v1 import fleet_pb2
-from hedgerow.v1.fleet_pb2 import Chunk, Frame, Hello, Transfer
+from hedgerow.v1.fleet_pb2 import Acknowledgement, Chunk, Frame, Hello, Transfer
 from hedgerow.wire.addresses import Address
 from hedgerow.wire.flower import content_of, payload_in
 from hedgerow.wire.transfers import Body, Received, frames_of
@@ -154,6 +157,39 @@ def test_an_evicted_device_is_told_and_not_let_in_again(grid: RemoteGrid, crowd:
     crowd.start(again)
     until(lambda: told.refusals == ["evicted"])
     assert not again.welcomed.is_set()
+
+
+def test_an_evicted_device_stays_out_when_the_coordinator_starts_again(
+    crowd: Crowd, told: Told, tmp_path: Path
+) -> None:
+    for attached in (True, False):
+        with RemoteGrid(
+            Address("127.0.0.1", 0), run="r", run_config="{}", observer=told, evicted=tmp_path / "evicted.txt"
+        ) as grid:
+            stub = device(grid, "a")
+            crowd.start(stub)
+            assert stub.welcomed.is_set() is attached
+            assert grid.evict("a")
+    assert told.refusals == ["evicted"]
+
+
+def test_an_observer_that_raises_harms_no_stream(crowd: Crowd) -> None:
+    class Broken(FleetObserver):
+        def attached(self, name: str, *, reconnect: bool) -> None:
+            raise SystemExit(1)
+
+    with RemoteGrid(Address("127.0.0.1", 0), run="r", run_config="{}", observer=ManyFleetObservers(Broken())) as grid:
+        crowd.start(device(grid, "a"))
+        (reply,) = grid.send_and_receive([message("a")], timeout=10)
+    assert payload_in(reply.content) == b"ok"
+
+
+def test_a_request_whose_reply_the_device_lost_is_sent_again(grid: RemoteGrid, crowd: Crowd) -> None:
+    stub, _, identifier = asked(grid, crowd)
+    lost = Acknowledgement(id=identifier, verdict=fleet_pb2.VERDICT_DAMAGED, reason="its reply was lost on the device")
+    crowd.call(lambda: stub.put(Frame(acknowledgement=lost)))
+    until(lambda: len(stub.requests) == 2)
+    assert stub.requests[1].transfer.attempt == 2
 
 
 def test_an_abandoned_request_is_taken_back_and_its_reply_is_late(grid: RemoteGrid, crowd: Crowd, told: Told) -> None:

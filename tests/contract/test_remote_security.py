@@ -130,6 +130,15 @@ def test_revoking_ends_a_stream_at_once_and_lets_nobody_in_with_it_again(
     assert other.dismissal is None
 
 
+def test_a_revoked_operator_hears_no_more_of_what_it_watches(grid: RemoteGrid, folder: Path, told: Told) -> None:
+    with grpc.secure_channel(str(grid.address), operator_of(folder)) as channel:
+        events = ControlStub(channel).Watch(fleet_pb2.WatchRequest(), timeout=20)
+        next(events)
+        revoke(folder, ["ops"])
+        assert status_code(lambda: list(events)) is grpc.StatusCode.UNAUTHENTICATED
+    assert told.refusals == ["revoked"]
+
+
 def strangers(folder: Path, tmp_path: Path) -> Iterator[tuple[str, grpc.ChannelCredentials | None]]:
     elsewhere = tmp_path / "elsewhere"
     enrol(elsewhere, devices=["phone"])

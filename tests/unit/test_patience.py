@@ -1,6 +1,7 @@
 """A round without enough usable replies is played again, as long as that can help."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,10 +55,24 @@ def failing(times: int, *, answered: bool) -> Callable[[RoundState], Round]:
 def test_a_round_is_played_again_from_the_same_state_until_it_succeeds_with_pauses_that_grow() -> None:
     heard, kept, slept = Heard(), Kept(), list[float]()
     played = patiently(STATE, failing(8, answered=False), journal=kept, observer=heard, sleep=slept.append)
-    assert played.state is STATE
+    assert (played.state.round, played.state.mask, played.state.kept is STATE.kept) == (STATE.round, STATE.mask, True)
     assert played.seconds == 9, "the ninth play"
     assert slept == heard.seconds == [1, 2, 4, 8, 16, 30, 30, 30]
     assert kept.retries == [(5, frozenset({n})) for n in range(1, 9)]
+
+
+def test_who_was_not_usable_is_given_the_mask_again() -> None:
+    seen: list[frozenset[int]] = []
+
+    def play(state: RoundState) -> Round:
+        seen.append(state.holders)
+        if len(seen) == 1:
+            raise TooFewRepliesError("too few", usable=frozenset({7}), answered=True)
+        return Round(state, None, [], 0.0, {}, 0.0)  # type: ignore[arg-type]  # nobody looks at the fold
+
+    state = replace(STATE, holders=frozenset({7, 8}))
+    patiently(state, play, journal=NoJournal(), observer=Observer(), sleep=lambda seconds: None)
+    assert seen == [frozenset({7, 8}), frozenset({7})]
 
 
 def test_four_plays_in_which_devices_answered_may_come_to_nothing_but_not_five() -> None:

@@ -183,11 +183,12 @@ def test_an_evicted_device_fails_what_it_was_asked_now_and_later(registry: Regis
     attach(registry, "a")
     now, later = request("a", round=1), request("a", round=2)
     registry.ask([now])
-    assert registry.evict("a") is not None
+    assert registry.evict("a")
     assert registry.is_evicted("a")
     registry.ask([later])
     assert all(a.failure == "the device was evicted" for a in registry.take([now.id, later.id]).values())
-    assert registry.evict("nobody") is None
+    assert not registry.evict("nobody")
+    assert registry.evicted() == ["a"]
 
 
 def test_the_view_tells_what_a_device_does(registry: Registry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -48,5 +49,7 @@ def patiently(
                 raise
             observer.replaying(reason=str(error), seconds=pause)
             journal.retry(state.round + 1, keep=error.usable)
+            # Who was not usable may have lost the mask, and is given it again.
+            state = dataclasses.replace(state, holders=state.holders & error.usable)
         sleep(pause)
         pause = min(_LONGEST_PAUSE, 2 * pause)

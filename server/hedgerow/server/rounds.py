@@ -83,7 +83,8 @@ def play_round(
     opened = journal.open_round(number)
     counted = None if opened is None else opened.counted
     least = experiment.fleet.cohort if least is None else least
-    nodes = fleet.wait_for(least, observer=observer) if counted is None else []
+    # A round that was begun has its cohort; who of it is away is waited for when it is asked.
+    nodes = fleet.wait_for(least, observer=observer) if opened is None else []
     began = time.monotonic()
     if opened is None:
         # Whose reply is kept from a play that came to nothing need not be there to take part.

@@ -138,6 +138,7 @@ def serve(
                 reply_limit=_reply_limit(bench),
                 pace=serving.pace,
                 grace=serving.grace,
+                evicted=path / "evicted.txt",
             )
         )
         control.attend(grid)

@@ -17,6 +17,9 @@ __all__ = ["DataFacts"]
 _MAX_VALUES = 1 << 26
 """Of one image; a network for more would not fit on a device."""
 
+_MAX_NAMES = 1 << 14
+"""Letters; they go to every device in one frame."""
+
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 Mean = Annotated[float, Field(allow_inf_nan=False)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -54,6 +57,8 @@ class DataFacts(BaseModel):
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations do not fit {channels} channels")
         if self.class_names is not None and len(set(self.class_names)) != self.classes:
             raise ValueError(f"{len(set(self.class_names))} names do not fit {self.classes} classes")
+        if sum(map(len, self.class_names or ())) > _MAX_NAMES:
+            raise ValueError(f"the names of the classes have more than {_MAX_NAMES} letters together")
         return self
 
     @classmethod

@@ -72,7 +72,9 @@ class StateStore:
         self._connection.close()
 
     def _unusable(self, error: sqlite3.DatabaseError) -> RunError:
-        return RunError(f"{self._path}: the clients' states cannot be used ({error}); delete the run's folder")
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        help_text = "free some space" if full else "delete the run's folder"
+        return RunError(f"{self._path}: the clients' states cannot be used ({error}); {help_text}")
 
     def __enter__(self) -> StateStore:
         return self

@@ -35,9 +35,9 @@ __all__ = [
 PROTOCOL = 1
 """Of `fleet.proto`."""
 ATTACH_METHOD = "/hedgerow.v1.Devices/Attach"
-CHUNK_BYTES = 1 << 18
-"""Of a body in one frame, at most."""
-MAX_FRAME_BYTES = CHUNK_BYTES + (1 << 17)
+CHUNK_BYTES = 1 << 15
+"""Of a body in one frame. On a slow line a frame must not take longer than the silence that ends a connection."""
+MAX_FRAME_BYTES = (1 << 18) + (1 << 17)
 """What gRPC may receive as one message."""
 ENVELOPE_BYTES = 4096
 """Of an envelope, at most."""

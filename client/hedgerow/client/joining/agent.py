@@ -126,6 +126,8 @@ def _channel(device: Device) -> grpc.aio.Channel:
         ("grpc.max_send_message_length", MAX_FRAME_BYTES),
         # The back-off is ours; a shared connection would bring gRPC's own.
         ("grpc.use_local_subchannel_pool", 1),
+        # A proxy for web pages is not one for streams that last, and loopback is nobody's.
+        ("grpc.enable_http_proxy", 0),
     ]
     if device.credentials is None:
         return grpc.aio.insecure_channel(device.address, options=options)

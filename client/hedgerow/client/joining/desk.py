@@ -95,8 +95,8 @@ class Desk:
 
     @property
     def working_on(self) -> str:
-        """Identifier of the request that is worked on; empty when idle."""
-        return "" if self._current is None else self._current.id
+        """Identifier of the request that is worked on; empty when idle, and while abandoned work ends."""
+        return "" if self._current is None or self._abandoned else self._current.id
 
     def resident_bytes(self) -> int:
         """Resident memory of this process and the worker's."""
@@ -194,8 +194,8 @@ class Desk:
                     self._progress.refused(reply.round, reason=acknowledgement.reason or "no reason given")
                     self._settle(reply, drop=False)
 
-    async def next_reply(self) -> Outgoing:
-        """Waits for a reply to send."""
+    async def next_reply(self) -> Outgoing | Acknowledgement:
+        """Waits for a reply to send, or for word that one was lost and its request has to be sent again."""
         while True:
             while not self._unsent:
                 self._something_to_send.clear()
@@ -205,9 +205,8 @@ class Desk:
                 continue
             data = b"" if reply.kept is None else await asyncio.to_thread(run.store.body, reply.kept)
             if data is None:
-                # Not held any more, so the coordinator sends the request again when it still waits for it.
                 self._settle(reply, drop=True)
-                continue
+                return Acknowledgement(id=reply.id, verdict=VERDICT_DAMAGED, reason="its reply was lost on the device")
             reply.sent += 1
             transfer = Transfer(id=reply.id, run=run.name, round=reply.round, attempt=reply.sent, failure=reply.failure)
             return Outgoing(transfer, Body(data), reply.seconds)

@@ -217,6 +217,9 @@ class _Session:
     async def _reply(self) -> None:
         while True:
             reply = await self._desk.next_reply()
+            if isinstance(reply, Acknowledgement):
+                self._say(Frame(acknowledgement=reply))
+                continue
             for frame in frames_of(reply.transfer, reply.body):
                 if not await self._write(frame):
                     return

@@ -119,8 +119,8 @@ class DeviceFolder:
         except BlockingIOError:
             self.close()
             raise RunError(
-                f"{path}: another process has joined with this state folder; end it, or give this one a --name of its "
-                f"own"
+                f"{path}: another process has joined with this state folder; end it, or give this one a --state "
+                f"folder of its own"
             ) from None
         except OSError as error:
             self.close()
@@ -162,8 +162,13 @@ class DeviceFolder:
 
     def _runs(self) -> list[Path]:
         # The last opened first.
-        folders = [path for path in self.path.iterdir() if re.fullmatch(r"[0-9a-f]{32}", path.name)]
-        return sorted(folders, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        try:
+            folders = [path for path in self.path.iterdir() if re.fullmatch(r"[0-9a-f]{32}", path.name)]
+            return sorted(folders, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        except FileNotFoundError:
+            return []  # somebody deleted it; what is kept from now on makes it again
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read ({error.strerror}); is its disk still there?") from None
 
     def __enter__(self) -> DeviceFolder:
         return self
@@ -175,7 +180,13 @@ class DeviceFolder:
 
 
 def _replies_in(folder: Path) -> Iterator[Kept]:
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return  # somebody deleted it
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read ({error.strerror}); is its disk still there?") from None
+    for path in paths:
         match = _REPLY.fullmatch(path.name)
         if match is not None:
             yield Kept(match[2], int(match[1]), taken=match[3] == "taken")

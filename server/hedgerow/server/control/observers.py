@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from hedgerow.server.grids.remote.view import FleetObserver
 from hedgerow.server.progress import Observer
 from hedgerow.telemetry import RoundRecord, read_records
 from hedgerow.telemetry.prometheus import FleetMetrics, RunMetrics
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = ["FleetMetricsObserver", "ManyFleetObservers", "RunMetricsObserver"]
 
@@ -72,37 +76,39 @@ class FleetMetricsObserver(FleetObserver):
 
 
 class ManyFleetObservers(FleetObserver):
-    """Passes everything on to several."""
+    """Passes everything on to several. None of them can harm the devices' streams: what one raises is logged."""
 
     def __init__(self, *observers: FleetObserver) -> None:
         self._observers = observers
 
     def attached(self, name: str, *, reconnect: bool) -> None:
         """See `FleetObserver`."""
-        for observer in self._observers:
-            observer.attached(name, reconnect=reconnect)
+        self._each(lambda observer: observer.attached(name, reconnect=reconnect))
 
     def detached(self, name: str, *, cause: str) -> None:
         """See `FleetObserver`."""
-        for observer in self._observers:
-            observer.detached(name, cause=cause)
+        self._each(lambda observer: observer.detached(name, cause=cause))
 
     def refused(self, *, reason: str) -> None:
         """See `FleetObserver`."""
-        for observer in self._observers:
-            observer.refused(reason=reason)
+        self._each(lambda observer: observer.refused(reason=reason))
 
     def rejected(self, name: str, *, reason: str) -> None:
         """See `FleetObserver`."""
-        for observer in self._observers:
-            observer.rejected(name, reason=reason)
+        self._each(lambda observer: observer.rejected(name, reason=reason))
 
     def late(self, name: str) -> None:
         """See `FleetObserver`."""
-        for observer in self._observers:
-            observer.late(name)
+        self._each(lambda observer: observer.late(name))
 
     def queue(self, *, requests: int) -> None:
         """See `FleetObserver`."""
+        self._each(lambda observer: observer.queue(requests=requests))
+
+    def _each(self, tell: Callable[[FleetObserver], None]) -> None:
         for observer in self._observers:
-            observer.queue(requests=requests)
+            try:
+                tell(observer)
+            # rich ends the process when its terminal is gone, and this is the thread that serves the devices.
+            except (Exception, SystemExit):
+                _LOG.warning("%s failed", type(observer).__name__, exc_info=True)

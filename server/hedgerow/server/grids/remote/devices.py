@@ -61,7 +61,7 @@ class Devices:
         self._registry, self._observer, self._revocations = registry, observer, revocations
         self._run, self._run_config, self._reply_limit, self._pace = run, run_config, reply_limit, pace
         self._streams: set[Stream] = set()
-        self._finished = False
+        self._closing: str | None = None
 
     async def attach(self, frames: AsyncIterator[Frame], context: Context) -> None:
         """Serves one device until either end has had enough."""
@@ -76,9 +76,9 @@ class Devices:
             heartbeat_seconds=self._pace.heartbeat,
             silence_seconds=self._pace.silence,
         )
-        if self._finished:
+        if self._closing is not None:
             await context.write(Frame(welcome=welcome))
-            await context.write(dismissal("finished"))
+            await context.write(dismissal(self._closing))
             return
         stream = Stream(name, peer, context, self._registry, self._reply_limit)
         stream.put(Frame(welcome=welcome))
@@ -111,13 +111,9 @@ class Devices:
             if stream.name == name:
                 stream.dismiss("evicted", "an operator evicted this device")
 
-    async def finish(self) -> None:
-        """The run is done: tells every device, and whoever comes from now on."""
-        self._finished = True
-        await self.dismiss_all("finished")
-
     async def dismiss_all(self, cause: str) -> None:
-        """Tells every device why the coordinator goes, and waits a little until they know."""
+        """Tells every device why the coordinator goes, and whoever comes from now on; waits until they know."""
+        self._closing = cause
         for stream in list(self._streams):
             stream.dismiss(cause)
         for _ in range(100):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import grpc
 from flwr.app import Message, RecordDict
 from google.protobuf.message import DecodeError
 
+from hedgerow.files import write_atomically
 from hedgerow.identity import Revocations
 from hedgerow.server.grids.base import WaitingGrid
 from hedgerow.server.grids.remote.devices import Devices, Pace
@@ -48,6 +50,7 @@ class RemoteGrid(WaitingGrid):
         reply_limit: bytes of a reply, at most.
         pace: of the heartbeats.
         grace: a request fails when its device has been away so long, in seconds.
+        evicted: file that keeps the names of evicted devices, a line each; they are forgotten with the grid when None.
 
     Raises:
         RunError: the address cannot be listened on.
@@ -66,12 +69,16 @@ class RemoteGrid(WaitingGrid):
         reply_limit: int = _REPLY_LIMIT,
         pace: Pace | None = None,
         grace: float = 60.0,
+        evicted: Path | None = None,
     ) -> None:
         assert (credentials is None) == (revocations is None)
         identify_process()
         observer = FleetObserver() if observer is None else observer
         self._run_name = run
-        self._registry = Registry(observer=observer, grace=grace)
+        self._registry, self._evicted = Registry(observer=observer, grace=grace), evicted
+        if evicted is not None and evicted.exists():
+            for name in evicted.read_text(encoding="utf-8").splitlines():
+                self._registry.shut_out(name)
         self._asked: dict[str, Message] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._devices = Devices(
@@ -159,14 +166,16 @@ class RemoteGrid(WaitingGrid):
 
     def evict(self, name: str) -> bool:
         """Ends a device's stream and refuses it from now on; False where no device has that name."""
-        if self._registry.evict(name) is None:
+        if not self._registry.evict(name):
             return False
+        if self._evicted is not None:
+            write_atomically(self._evicted, "".join(f"{out}\n" for out in self._registry.evicted()).encode())
         self._listener.loop.call_soon_threadsafe(self._devices.evict, name)
         return True
 
     def finish(self) -> None:
         """Tells the devices that the run is done, and whoever comes from now on."""
-        self._listener.call(self._devices.finish())
+        self._listener.call(self._devices.dismiss_all("finished"))
 
     def close(self, cause: str = "stopping") -> None:
         """Tells the devices why, and stops listening."""

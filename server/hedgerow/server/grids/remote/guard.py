@@ -80,6 +80,8 @@ def _guarded(
             result = behaviour(request, context)
             if hasattr(result, "__aiter__"):
                 async for response in result:
+                    # Whoever is revoked hears no more from now on.
+                    await require(context)
                     await context.write(response)
             else:
                 await result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -60,10 +61,19 @@ class Listener:
             raise
         self.address = Address(address.host, port)
 
-    def call(self, coroutine: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
-        """Runs a coroutine in the loop, from another thread, and gives what it gives."""
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine in the loop, from another thread, and gives what it gives.
+
+        Raises:
+            RunError: the thread has ended.
+        """
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        return future.result(timeout)
+        while not future.done():
+            with contextlib.suppress(TimeoutError):
+                return future.result(1.0)
+            if not self._thread.is_alive():
+                raise RunError("the coordinator's listener has ended; start the same command again")
+        return future.result()
 
     def close(self) -> None:
         """Ends all calls, and the thread."""

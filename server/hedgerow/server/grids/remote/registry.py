@@ -127,16 +127,26 @@ class Registry:
             device = self._devices.get(node_of(name))
             return device is not None and device.evicted
 
-    def evict(self, name: str) -> Device | None:
-        """Shuts a device out; None where none has that name."""
+    def shut_out(self, name: str) -> None:
+        """Enters a device that was evicted before this process."""
+        with self._changed:
+            self._devices[node_of(name)] = Device(node_of(name), name=name, evicted=True)
+
+    def evicted(self) -> list[str]:
+        """Names of the devices that are shut out."""
+        with self._changed:
+            return sorted(device.name for device in self._devices.values() if device.evicted)
+
+    def evict(self, name: str) -> bool:
+        """Shuts a device out; False where none has that name."""
         with self._changed:
             device = self._devices.get(node_of(name))
             if device is None or device.name != name:
-                return None
+                return False
             device.evicted = True
             for request in list(device.requests.values()):
                 self._fail(device, request, "the device was evicted")
-            return device
+            return True
 
     def heard(self, name: str, *, resident_bytes: int | None = None, working_on: str = "") -> None:
         """A sign of life; with a heartbeat it says what the device does."""

@@ -20,6 +20,8 @@ from hedgerow.wire.transfers import Assembler, Received, TransferError, frames_o
 __all__ = ["Context", "Stream", "dismissal"]
 
 _LONGEST_ID = 64
+_MOST_WAITING = 1000
+"""Frames and requests that a device has yet to read."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Frame, Frame | bytes]"
 
@@ -60,7 +62,7 @@ class Stream:
 
     def abandon(self, id: str) -> None:
         """See `Link`."""
-        self._loop.call_soon_threadsafe(self.put, Frame(abandon=Abandon(id=id)))
+        self._loop.call_soon_threadsafe(self._forget, id)
 
     # Within the loop
 
@@ -68,6 +70,8 @@ class Stream:
         """Queues a frame or a request; None ends the stream."""
         self._waiting.append(item)
         self._wake.set()
+        if len(self._waiting) > _MOST_WAITING:
+            self.drop()  # it sends, and does not read
 
     def dismiss(self, cause: str, text: str = "") -> None:
         """Says why, and ends the stream after all that is queued before it was sent."""
@@ -83,6 +87,11 @@ class Stream:
         """Ends a stream whose device is silent, without a word that it could not hear."""
         self.cause = "silent"
         self._cancel()
+
+    def _forget(self, id: str) -> None:
+        # A device that does not read must not keep the bodies of rounds that are over.
+        self._waiting = deque(i for i in self._waiting if not (isinstance(i, Request) and i.over))
+        self.put(Frame(abandon=Abandon(id=id)))
 
     async def serve(self) -> None:
         """Reads and writes until either ends."""
@@ -111,6 +120,8 @@ class Stream:
             if isinstance(item, Request):
                 for frame in _request_frames(item):
                     await self._context.write(frame)
+                    if item.over:
+                        break  # the device sees by the next transfer that this one was cut short
             else:
                 await self._context.write(item)
 
@@ -130,7 +141,8 @@ class Stream:
                 self._registry.heard(
                     self.name, resident_bytes=beat.resident_bytes, working_on=beat.working_on[:_LONGEST_ID]
                 )
-                self.put(Frame(heartbeat=Heartbeat()))
+                if not self._waiting:
+                    self.put(Frame(heartbeat=Heartbeat()))
                 continue
             self._registry.heard(self.name)
             if kind == "transfer":
