@@ -17,7 +17,7 @@ from hedgerow.client.joining.desk import Desk
 from hedgerow.client.joining.progress import Progress
 from hedgerow.client.joining.store import DeviceFolder
 from hedgerow.client.joining.worker import Answer, Failed
-from tests.fake_coordinator import PATIENCE
+from tests.waiting import PATIENCE
 
 __all__ = ["Running", "StubWorker"]
 

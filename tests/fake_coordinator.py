@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
@@ -36,21 +35,9 @@ from hedgerow.wire.transfers import (
     encode_frame,
     frames_of,
 )
+from tests.waiting import PATIENCE, until
 
-__all__ = ["PATIENCE", "FakeCoordinator", "Stream", "until"]
-
-PATIENCE = 60.0
-"""Seconds after which a test gives up."""
-T = TypeVar("T")
-
-
-def until(look: Callable[[], T], *, what: str, patience: float = PATIENCE) -> T:
-    """What `look` gives as soon as that is true."""
-    end = time.monotonic() + patience
-    while not (found := look()):
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.01)
-    return found
+__all__ = ["FakeCoordinator", "Stream"]
 
 
 class Stream:

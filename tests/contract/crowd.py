@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 
 from benchmarks.stub_device import StubDevice
 
 from hedgerow.server.grids.remote.view import FleetObserver
 
-__all__ = ["Crowd", "Told", "until"]
+__all__ = ["Crowd", "Told"]
 
 
 class Told(FleetObserver):
@@ -70,10 +69,3 @@ class Crowd:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)

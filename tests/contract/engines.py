@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
+from benchmarks.processes import HEDGEROW
 
 from hedgerow.config import Experiment
+from tests.waiting import free_port, until
 
-__all__ = ["ENGINES", "free_port", "run_flower", "run_grpc", "run_local", "run_ray", "running", "wait_until"]
+__all__ = ["ENGINES", "run_flower", "run_grpc", "run_local", "run_ray", "running"]
 
 BUNDLE = Path(__file__).parents[2] / "deploy" / "flower"
 
@@ -29,7 +29,7 @@ _SECONDS = 400
 
 def run_local(experiment: Experiment, *, folder: Path) -> Path:
     """`hedgerow simulate`; gives the run's folder, as the others do."""
-    _to_the_end([*_HEDGEROW, "simulate", _written(experiment, folder), "--out", folder / "runs"], folder=folder)
+    _to_the_end([*HEDGEROW, "simulate", _written(experiment, folder), "--out", folder / "runs"], folder=folder)
     return folder / "runs" / experiment.digest()
 
 
@@ -37,17 +37,19 @@ def run_grpc(experiment: Experiment, *, folder: Path) -> Path:
     """`hedgerow coordinator` on the loopback address, and a `hedgerow join` for each client, all without TLS."""
     address = f"127.0.0.1:{free_port()}"
     clients = experiment.fleet.clients
-    coordinator: list[str | Path] = [*_HEDGEROW, "coordinator", _written(experiment, folder), "--listen", address]
+    coordinator: list[str | Path] = [*HEDGEROW, "coordinator", _written(experiment, folder), "--listen", address]
     coordinator += ["--out", folder / "runs", "--http", f"127.0.0.1:{free_port()}"]
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running(coordinator, folder=folder, name="coordinator"))
         devices = []
         for k in range(clients):
-            join: list[str | Path] = [*_HEDGEROW, "join", address, "--data", experiment.data.name, "--once"]
+            join: list[str | Path] = [*HEDGEROW, "join", address, "--data", experiment.data.name, "--once"]
             join += ["--partition", f"{k}/{clients}", "--state", folder / f"device-{k}"]
             devices.append(stack.enter_context(running(join, folder=folder, name=f"device-{k}")))
-        wait_until(
-            lambda: server.poll() is not None or any(device.poll() for device in devices), "the coordinator ends"
+        until(
+            lambda: server.poll() is not None or any(device.poll() for device in devices),
+            "the coordinator ends",
+            seconds=_SECONDS,
         )
         assert server.returncode == 0, _logs(folder)
     return folder / "runs" / experiment.digest()
@@ -86,23 +88,6 @@ ENGINES: Mapping[str, Callable[..., Path]] = {
 }
 
 
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
-
-
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = _SECONDS) -> None:
-    """Returns when the condition holds; `what` is it in words."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s until {what}"
-        time.sleep(0.05)
-
-
 @contextlib.contextmanager
 def running(
     command: Sequence[str | Path], *, folder: Path, name: str, **environment: str
@@ -131,7 +116,6 @@ def running(
 
 
 _BIN = Path(sys.executable).parent
-_HEDGEROW = (sys.executable, "-c", "from hedgerow.cli import main; main()")
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -157,7 +141,7 @@ def _written(experiment: Experiment, folder: Path) -> Path:
 
 def _to_the_end(command: Sequence[str | Path], *, folder: Path) -> None:
     with running(command, folder=folder, name="command") as process:
-        wait_until(lambda: process.poll() is not None, f"{command} ends")
+        until(lambda: process.poll() is not None, f"{command} ends", seconds=_SECONDS)
         assert process.returncode == 0, _logs(folder)
 
 
@@ -167,7 +151,7 @@ def _superlink(port: int, *options: str, folder: Path, **environment: str) -> It
     command += ["--disable-runtime-dependency-installation", *options]
     url = f"http://127.0.0.1:{port}/health"
     with running(command, folder=folder, name="superlink", **environment) as process:
-        wait_until(lambda: process.poll() is not None or _answers(url), f"{url} answers", seconds=60)
+        until(lambda: process.poll() is not None or _answers(url), f"{url} answers", seconds=60)
         assert process.poll() is None, _logs(folder)
         yield process
 

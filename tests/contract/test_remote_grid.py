@@ -21,7 +21,8 @@ from hedgerow.v1.fleet_pb2 import Acknowledgement, Chunk, Frame, Hello, Transfer
 from hedgerow.wire.addresses import Address
 from hedgerow.wire.flower import content_of, payload_in
 from hedgerow.wire.transfers import Body, Received, frames_of
-from tests.contract.crowd import Crowd, Told, until
+from tests.contract.crowd import Crowd, Told
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -24,9 +24,8 @@ from hedgerow.server.serving import Serving, serve
 from hedgerow.v1 import fleet_pb2
 from hedgerow.v1.fleet_pb2_grpc import ControlStub
 from hedgerow.wire.addresses import Address
-from tests.contract.crowd import Crowd, Told, until
-
-Credentials = Callable[[str], grpc.ChannelCredentials]
+from tests.contract.crowd import Crowd, Told
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TINY", "hedgerow", "lasting", "only_run", "start"]
+from benchmarks.processes import HEDGEROW
+
+__all__ = ["HEDGEROW", "TINY", "hedgerow", "lasting", "only_run", "start"]
 
 TINY = (
     "--model=mlp",
@@ -27,7 +28,7 @@ TINY = (
 def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
     """`hedgerow` with these arguments in a process of its own, in the folder `cwd`."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from hedgerow.cli import main; main()", *map(str, arguments)],
+        [*HEDGEROW, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,

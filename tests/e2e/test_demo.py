@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.engines import free_port
+from tests.waiting import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -27,8 +27,9 @@ from hedgerow.cli import application
 from hedgerow.config import load_experiment
 from hedgerow.config.run_config import experiment_in
 from hedgerow.telemetry.prometheus import FleetMetrics, RunMetrics
-from tests.contract.engines import free_port, running, wait_until
-from tests.e2e.command import TINY
+from tests.contract.engines import running
+from tests.e2e.command import HEDGEROW, TINY
+from tests.waiting import free_port, until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
@@ -263,16 +264,15 @@ def test_prometheus_scrapes_a_coordinator_and_understands_every_expression(tmp_p
     configuration["rule_files"] = [str(ALERTS)]
     configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{metrics_port}"]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    hedgerow = [sys.executable, "-c", "from hedgerow.cli import main; main()"]
-    coordinator = [*hedgerow, "coordinator", *TINY, "--rounds=100000", "--min-devices=1", f"--listen={address}"]
-    join = [*hedgerow, "join", address, "--data=digits", "--partition=0/6", f"--state={tmp_path / 'device'}"]
+    coordinator = [*HEDGEROW, "coordinator", *TINY, "--rounds=100000", "--min-devices=1", f"--listen={address}"]
+    join = [*HEDGEROW, "join", address, "--data=digits", "--partition=0/6", f"--state={tmp_path / 'device'}"]
     serve = [prometheus, "--config.file=prometheus.yml", "--storage.tsdb.path=data"]
     with (
         running([*coordinator, f"--http=127.0.0.1:{metrics_port}"], folder=tmp_path, name="coordinator") as run,
         running(join, folder=tmp_path, name="join"),
         running([*serve, f"--web.listen-address=127.0.0.1:{port}"], folder=tmp_path, name="prometheus"),
     ):
-        wait_until(lambda: run.poll() is not None or _value(here, "hedgerow_round") >= 1, "a round is seen", seconds=90)
+        until(lambda: run.poll() is not None or _value(here, "hedgerow_round") >= 1, "a round is seen", seconds=90)
         assert _value(here, 'up{job="hedgerow"}') == 1, (tmp_path / "coordinator.log").read_text()
         exposition = _get(f"http://127.0.0.1:{metrics_port}/metrics")
         _run(promtool, "check", "metrics", stdin=exposition)
@@ -284,7 +284,7 @@ def test_prometheus_scrapes_a_coordinator_and_understands_every_expression(tmp_p
         for where, expression in _asked().items():
             text = expression.replace("$instance", ".*").replace("$__rate_interval", "1m")
             assert _query(here, text)["status"] == "success", where
-        wait_until(lambda: _rules_are_evaluated(here), "the rules are evaluated", seconds=30)
+        until(lambda: _rules_are_evaluated(here), "the rules are evaluated", seconds=30)
 
 
 def _rules_are_evaluated(api: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,13 +28,11 @@ from hedgerow.wire.flower import (
     identify_process,
     payload_in,
 )
-from tests.fake_coordinator import PATIENCE, FakeCoordinator, Stream, until
+from tests.e2e.command import HEDGEROW
+from tests.fake_coordinator import FakeCoordinator, Stream
+from tests.waiting import PATIENCE, until
 
 NODE = 77
-MAIN = (
-    "import typer; from hedgerow import cli; from hedgerow.client.commands.join import join; app = typer.Typer();"
-    "app.callback()(lambda: None); app.command('join')(join); cli.application = lambda: app; cli.main()"
-)
 MINE = """
 import os
 from hedgerow.data import load_dataset
@@ -105,7 +102,7 @@ class Joined:
 
     def __init__(self, cwd: Path, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, "join", *arguments],
+            [*HEDGEROW, "join", *arguments],
             cwd=cwd,
             env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "XDG_STATE_HOME": str(cwd / "state")},
             stdin=subprocess.DEVNULL,

@@ -8,7 +8,6 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,25 +25,15 @@ from hedgerow.identity.issuing import issue, make_authority
 from hedgerow.identity.reading import identity_bytes
 from hedgerow.pruning import Mask
 from hedgerow.server.control.board import StatusBoard
+from tests.e2e.command import HEDGEROW
 from tests.unit.control_server import PHONE, ControlServer, FakeFleet, record
 
-# The four commands alone, with the errors and exit codes of the whole command line.
-COMMANDS = """
-import typer
-from hedgerow import cli
-from hedgerow.server.commands import evict, fetch, status, watch
-app = typer.Typer(pretty_exceptions_enable=False)
-for command in (evict.evict, fetch.fetch, status.status, watch.watch):
-    app.command(command.__name__)(command)
-cli.application = lambda: app
-cli.main()
-"""
 ENVIRONMENT = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1", "TZ": "UTC"}
 
 
 def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", COMMANDS, *map(str, arguments)],
+        [*HEDGEROW, *map(str, arguments)],
         cwd=cwd,
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
@@ -192,7 +181,7 @@ def test_watch_is_stopped_without_a_traceback(server: ControlServer, tmp_path: P
 
 def test_watch_draws_a_panel_on_a_terminal(server: ControlServer, board: StatusBoard, tmp_path: Path) -> None:
     main, side = pty.openpty()
-    command = [sys.executable, "-c", COMMANDS, "watch", server.address]
+    command = [*HEDGEROW, "watch", server.address]
     environment = {**ENVIRONMENT, "TERM": "xterm", "LINES": "40"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=side, stdout=side, stderr=side)
     os.close(side)

@@ -29,7 +29,8 @@ from hedgerow.v1.fleet_pb2 import (
     Transfer,
 )
 from tests.device_thread import Running, StubWorker
-from tests.fake_coordinator import FakeCoordinator, Stream, until
+from tests.fake_coordinator import FakeCoordinator, Stream
+from tests.waiting import until
 
 A, B, C = (letter * 32 for letter in "abc")
 RUN = "run-1"

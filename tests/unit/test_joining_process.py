@@ -11,9 +11,8 @@ import pytest
 from flwr.app import Message
 
 from hedgerow.client.joining.examine import examine
-from hedgerow.client.joining.worker import QUIET_PROFILER, Answer, Failed, WorkerProcess
+from hedgerow.client.joining.worker import Answer, Failed, WorkerProcess
 from hedgerow.errors import HedgerowError
-from hedgerow.telemetry import memory
 from hedgerow.wire.flower import (
     assign_message_id,
     content_of,
@@ -22,7 +21,7 @@ from hedgerow.wire.flower import (
     identify_process,
     payload_in,
 )
-from tests.fake_coordinator import until
+from tests.waiting import until
 
 APP = "tests.contract.grid_apps:app"
 CONFIG = {"partition-id": 4}
@@ -92,8 +91,13 @@ def _state(pid: int) -> str:
         return "Z (gone)"
 
 
-def test_the_profiler_is_as_quiet_as_in_a_simulation() -> None:
-    assert QUIET_PROFILER == memory.QUIET_PROFILER
+def test_a_worker_trains_with_the_threads_it_is_given_and_a_quiet_profiler() -> None:
+    worker = WorkerProcess("{}", app=APP, threads=3)
+    try:
+        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+        assert {b"KINETO_LOG_LEVEL=99", b"OMP_NUM_THREADS=3", b"MKL_NUM_THREADS=3"} <= set(environment)
+    finally:
+        worker.close()
 
 
 def test_data_is_examined_in_a_process_of_its_own(tmp_path: Path) -> None:

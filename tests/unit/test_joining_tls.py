@@ -11,7 +11,8 @@ import pytest
 from hedgerow.identity import Identity, channel_credentials, server_credentials
 from hedgerow.identity.issuing import Authority, issue, make_authority
 from tests.device_thread import Running, StubWorker
-from tests.fake_coordinator import FakeCoordinator, until
+from tests.fake_coordinator import FakeCoordinator
+from tests.waiting import until
 
 NOW = datetime.now(UTC)
 Join = Callable[[FakeCoordinator, grpc.ChannelCredentials | None], Running]

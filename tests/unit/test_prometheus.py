@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -22,6 +21,7 @@ from hedgerow.codec.payload import section_label
 from hedgerow.errors import RunError
 from hedgerow.telemetry import Failure, Measured, RoundRecord, SectionBytes
 from hedgerow.telemetry.prometheus import RUN_STATES, SECTIONS, FleetMetrics, RunMetrics, serve_metrics
+from tests.waiting import free_port
 
 MEASURED = Measured(
     seconds=2.5, evaluation_seconds=0.5, client_seconds=3.0, client_peak_bytes=1000, coordinator_peak_bytes=None
@@ -46,12 +46,6 @@ RECORD = RoundRecord(
     mask_churn=0.125,
     measured=MEASURED,
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_counters_add_up_and_gauges_hold_the_last_value() -> None:

@@ -16,6 +16,7 @@ from hedgerow.wire.transfers import Body, Received, TransferError
 class Told(FleetObserver):
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.waiting: list[int] = []
 
     def attached(self, name: str, *, reconnect: bool) -> None:
         self.events.append(f"{name} {'again' if reconnect else 'attached'}")
@@ -28,6 +29,9 @@ class Told(FleetObserver):
 
     def late(self, name: str) -> None:
         self.events.append(f"{name} late")
+
+    def queue(self, *, requests: int) -> None:
+        self.waiting.append(requests)
 
 
 class Line:
@@ -189,6 +193,16 @@ def test_an_evicted_device_fails_what_it_was_asked_now_and_later(registry: Regis
     assert all(a.failure == "the device was evicted" for a in registry.take([now.id, later.id]).values())
     assert not registry.evict("nobody")
     assert registry.evicted() == ["a"]
+
+
+def test_requests_that_wait_are_counted(registry: Registry, told: Told) -> None:
+    attach(registry, "a")
+    first, second = request("a", round=1), request("a", round=2)
+    registry.ask([first, second])
+    registry.receive("a", reply(first), bytes_up=4)
+    registry.give_up()
+    registry.abandon([second.id])
+    assert told.waiting == [2, 1, 0]
 
 
 def test_the_view_tells_what_a_device_does(registry: Registry) -> None:

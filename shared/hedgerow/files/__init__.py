@@ -10,8 +10,13 @@ from hedgerow.errors import RunError
 __all__ = ["write_atomically"]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
     """Writes a temporary file beside `path` and moves it over; missing folders are made.
+
+    Args:
+        path: the file.
+        content: all of it.
+        private: nobody but its owner can read it, at any moment.
 
     Raises:
         RunError: the file cannot be written; an old one is still there.
@@ -20,12 +25,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            mode = 0o600 if private else 0o666
+            # One that a killed process of the same number left, as happens in containers, is written over.
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 # Without this a power cut may leave the new name with none of its bytes.
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            # A name, too, has to outlive a power cut.
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["QUIET_PROFILER", "allocation_peak", "peak_resident_bytes"]
+from hedgerow.wire.launch import QUIET_PROFILER
+
+__all__ = ["allocation_peak", "peak_resident_bytes"]
 
 T = TypeVar("T")
-
-QUIET_PROFILER = {"KINETO_LOG_LEVEL": "99"}
-"""Environment in which the profiler prints nothing; it has to be there when torch is first imported."""
 
 
 def allocation_peak(work: Callable[[], T]) -> tuple[T, int]:

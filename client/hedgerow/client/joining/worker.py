@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Protocol
 
-__all__ = ["QUIET_PROFILER", "Answer", "Failed", "Worker", "WorkerProcess"]
+from hedgerow.wire.launch import launch_worker
+
+__all__ = ["Answer", "Failed", "Worker", "WorkerProcess"]
 
 CLIENT_APP = "hedgerow.client.app:app"
-QUIET_PROFILER = {"KINETO_LOG_LEVEL": "99"}
-"""That of `hedgerow.telemetry.memory`, which cannot be imported here without torch."""
 _POLL_SECONDS = 1.0
 
 
@@ -68,20 +64,7 @@ class WorkerProcess:
     """
 
     def __init__(self, run_config: str, *, app: str = CLIENT_APP, threads: int = 1) -> None:
-        ours, theirs = socket.socketpair()
-        descriptor = theirs.fileno()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "hedgerow.wire.worker", str(descriptor), app],
-                pass_fds=[descriptor],
-                env={**os.environ, **QUIET_PROFILER, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
-                stdin=subprocess.DEVNULL,
-                # Ctrl-C is for this process, which then ends the worker and all that it has started.
-                start_new_session=True,
-            )
-        self._connection = Connection(ours.detach())
-        with suppress(OSError):  # it died already; `answer` says so
-            self._connection.send_bytes(run_config.encode())
+        self._process, self._connection = launch_worker(app, run_config=run_config.encode(), threads=threads)
 
     @property
     def pid(self) -> int:

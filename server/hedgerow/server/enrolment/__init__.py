@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from hedgerow.errors import ConfigError, IdentityError
+from hedgerow.files import write_atomically
 from hedgerow.identity import Role, check_name
 from hedgerow.identity.issuing import Authority, hosts_of, issue, make_authority
 from hedgerow.identity.reading import (
@@ -44,7 +45,6 @@ from hedgerow.server.enrolment.folder import (
     make_folder,
     read_issued,
     write_issued,
-    write_private,
     write_revoked,
 )
 from hedgerow.wire.addresses import check_host
@@ -170,8 +170,8 @@ def _open_authority(
             )
         authority = make_authority(now=now)
         write_issued(folder)
-        write_private(folder.authority_key, authority.key_pem)
-        write_private(folder.authority, authority.certificate_pem)
+        write_atomically(folder.authority_key, authority.key_pem, private=True)
+        write_atomically(folder.authority, authority.certificate_pem, private=True)
         return authority, "made"
     if not folder.authority_key.exists():
         raise IdentityError(
@@ -220,7 +220,7 @@ def _issue(
     identity, certificate = issue(authority, name=name, role=role, hosts=hosts, now=now)
     since, until = now.date(), certificate.not_valid_after_utc.date()
     write_issued(folder, Issued(serial=certificate.serial_number, role=role, name=name, since=since, until=until))
-    write_private(folder.identity(name, role), identity_bytes(identity))
+    write_atomically(folder.identity(name, role), identity_bytes(identity), private=True)
 
 
 def _lives(entry: Issued, now: datetime, rest: timedelta) -> bool:

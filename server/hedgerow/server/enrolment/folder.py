@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from hedgerow.errors import ConfigError, HedgerowError, IdentityError, RunError
+from hedgerow.files import write_atomically
 from hedgerow.identity import Role, check_name
 from hedgerow.identity.revocations import Revocation, parse_revocations, revocation_lines
 from hedgerow.identity.subject import parse_role
@@ -23,7 +24,6 @@ __all__ = [
     "make_folder",
     "read_issued",
     "write_issued",
-    "write_private",
     "write_revoked",
 ]
 
@@ -126,34 +126,12 @@ def locked(folder: Enrolment) -> Iterator[None]:
         descriptor = os.open(folder.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Of a command that was killed while it wrote.
+            for leftover in folder.path.rglob(".*.new"):
+                leftover.unlink()
             yield
         finally:
             os.close(descriptor)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replaces a file atomically; nobody else can read it at any moment. Only under the lock.
-
-    Raises:
-        OSError: it cannot be written; an old one is still there.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # A revocation has to outlive a power cut.
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
 
 
 def read_issued(folder: Enrolment) -> list[Issued]:
@@ -203,12 +181,12 @@ def _parse_issued(path: Path, number: int, line: str) -> Issued:
 def write_issued(folder: Enrolment, *new: Issued) -> None:
     """Appends what will be handed out, or begins the file. Only under the lock."""
     lines = "".join(f"{e.serial:x}  {e.role}  {e.name}  {e.since}  {e.until}\n" for e in new)
-    write_private(folder.issued, _appended(folder.issued, _ISSUED_HEADER, lines))
+    write_atomically(folder.issued, _appended(folder.issued, _ISSUED_HEADER, lines), private=True)
 
 
 def write_revoked(folder: Enrolment, *new: Revocation) -> None:
     """Appends what counts no longer. Only under the lock."""
-    write_private(folder.revoked, _appended(folder.revoked, _REVOKED_HEADER, revocation_lines(new)))
+    write_atomically(folder.revoked, _appended(folder.revoked, _REVOKED_HEADER, revocation_lines(new)), private=True)
 
 
 def _appended(path: Path, header: bytes, lines: str) -> bytes:

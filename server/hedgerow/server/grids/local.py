@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +19,6 @@ from typing import Self
 from flwr.app import Message
 
 from hedgerow.server.grids.base import WaitingGrid
-from hedgerow.telemetry.memory import QUIET_PROFILER
 from hedgerow.wire.flower import (
     assign_message_id,
     decode_message,
@@ -29,6 +26,7 @@ from hedgerow.wire.flower import (
     error_reply,
     identify_process,
 )
+from hedgerow.wire.launch import launch_worker
 from hedgerow.wire.states import StateStore
 
 __all__ = ["FIRST_NODE", "LocalGrid"]
@@ -140,21 +138,7 @@ class LocalGrid(WaitingGrid):
         self.close()
 
     def _start(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        environment = {**os.environ, **QUIET_PROFILER, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        descriptor = theirs.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hedgerow.wire.worker", str(descriptor), self._client_app],
-            pass_fds=[descriptor],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            # Ctrl-C is for the coordinator, which then ends its workers.
-            start_new_session=True,
-        )
-        theirs.close()
-        connection = Connection(ours.detach())
-        connection.send_bytes(self._run_config)
-        return _Worker(process, connection)
+        return _Worker(*launch_worker(self._client_app, run_config=self._run_config))
 
     def _dispatch(self) -> None:
         for number, worker in enumerate(self._workers):

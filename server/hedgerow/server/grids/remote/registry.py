@@ -205,13 +205,14 @@ class Registry:
             return None
 
     def give_up(self) -> None:
-        """Fails the requests of devices that have been away for too long."""
+        """Fails the requests of devices that have been away for too long, and counts those that still wait."""
         now = time.monotonic()
         with self._changed:
             for device in self._devices.values():
                 if device.link is None:
                     for request in [r for r in device.requests.values() if now - r.since > self._grace]:
                         self._fail(device, request, f"the device was lost and did not come back in {self._grace:g} s")
+            self._count()
 
     # Anybody's
 
@@ -247,7 +248,6 @@ class Registry:
 
     def _deliver(self, request: Request, arrival: Arrival) -> None:
         self._arrived[request.id] = arrival
-        self._count()
         self._changed.notify_all()
 
     def _count(self) -> None:

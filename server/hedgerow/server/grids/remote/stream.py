@@ -171,7 +171,7 @@ class Stream:
             self._answer(received.transfer.id, verdict, "")
 
     def _answer(self, identifier: str, verdict: Verdict, reason: str) -> None:
-        acknowledgement = Acknowledgement(id=identifier[:64], verdict=_VERDICTS[verdict], reason=reason)
+        acknowledgement = Acknowledgement(id=identifier[:_LONGEST_ID], verdict=_VERDICTS[verdict], reason=reason)
         self.put(Frame(acknowledgement=acknowledgement))
 
     def _acknowledged(self, acknowledgement: Acknowledgement) -> None:
