@@ -142,7 +142,7 @@ class Lab:
         return self.log(name).count(text)
 
     def wait(self, condition: Callable[[], bool], what: str, *, poll: float = 0.02) -> float:
-        """Waits, and raises with the coordinator's last words when it is in vain or the coordinator ends."""
+        """Waits, and raises with everybody's last words when it is in vain or the coordinator ends."""
 
         def held() -> bool:
             return condition() or self._dead()
@@ -150,11 +150,9 @@ class Lab:
         try:
             took = wait_until(held, what, seconds=self._seconds, poll=poll)
         except RunError as error:
-            raise RunError(
-                f"{error}; the coordinator said last: {self.children.log('coordinator', characters=300)}"
-            ) from None
+            raise RunError(f"{error}; {self._last_words()}") from None
         if not condition():
-            raise RunError(f"the coordinator ended before {what}: {self.children.log('coordinator', characters=600)}")
+            raise RunError(f"the coordinator ended before {what}; {self._last_words()}")
         return took
 
     def training(self, k: int, *, round: int) -> None:
@@ -202,6 +200,14 @@ class Lab:
             except (sqlite3.Error, ValueError):
                 return None  # there is none yet, or the copy was made in the midst of a write
         return round, replies, counted is not None
+
+    def _last_words(self) -> str:
+        processes = {"coordinator": self.coordinator} | {device_name(k): device for k, device in self.devices.items()}
+        return "; ".join(
+            f"{name} {'lives' if process is None or process.poll() is None else 'has ended'} and said last: "
+            f"{self.children.log(name, characters=600)}"
+            for name, process in processes.items()
+        )
 
     def _dead(self) -> bool:
         return self.coordinator is not None and self.coordinator.poll() is not None

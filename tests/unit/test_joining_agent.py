@@ -179,6 +179,35 @@ def test_a_reply_without_acknowledgement_is_held_and_sent_again(join: Join) -> N
         assert len(asked()) == 1
 
 
+def test_a_reply_that_is_acknowledged_while_it_is_read_to_be_sent_again_is_not_sent(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, again, go_on = RunStore.body, threading.Event(), threading.Event()
+    read: list[str] = []
+
+    def slow_body(store: RunStore, kept: Kept) -> bytes | None:
+        read.append(kept.id)
+        if read.count(A) == 2:
+            again.set()
+            assert go_on.wait(30)
+        return body(store, kept)
+
+    monkeypatch.setattr(RunStore, "body", slow_body)
+    with FakeCoordinator({}, acknowledge=False) as coordinator:
+        running = join(coordinator.address)
+        stream = coordinator.device()
+        ask(stream, A, b"x")
+        stream.reply()
+        ask(stream, A, b"x")
+        assert again.wait(30)
+        stream.acknowledge(A)
+        until(lambda: any(running.state.glob("*/*.taken")), what="the acknowledgement on disk")
+        go_on.set()
+        ask(stream, B, b"y")
+        assert stream.reply(1).transfer.id == B
+        assert running.error is None
+
+
 def test_a_round_played_again_starts_from_the_state_before_it(join: Join) -> None:
     with FakeCoordinator({}) as coordinator:
         join(coordinator.address)

@@ -204,6 +204,8 @@ class Desk:
             if reply is None or run is None:
                 continue
             data = b"" if reply.kept is None else await asyncio.to_thread(run.store.body, reply.kept)
+            if self._replies.get(reply.id) is not reply:
+                continue  # it was sent twice, and acknowledged while it was read for the second time
             if data is None:
                 self._settle(reply, drop=True)
                 return Acknowledgement(id=reply.id, verdict=VERDICT_DAMAGED, reason="its reply was lost on the device")
