@@ -11,10 +11,11 @@ import typer
 from benchmarks import kills, recipes
 from benchmarks.faults import bench as faults
 from benchmarks.fleet import bench as fleet
+from benchmarks.sparse import bench as sparse
 from hedgerow.errors import HedgerowError
 from hedgerow.files import write_atomically
 
-BENCHMARKS = {"recipes": recipes, "fleet": fleet, "faults": faults, "kills": kills}
+BENCHMARKS = {"recipes": recipes, "fleet": fleet, "faults": faults, "kills": kills, "sparse": sparse}
 
 
 def main(

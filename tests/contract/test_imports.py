@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +78,13 @@ def test_each_package_is_typed() -> None:
     packages = {path.parent for _, _, path in sources() if path.parent.parent.name == "hedgerow"}
     assert packages
     assert [str(p) for p in packages if not (p / "py.typed").exists()] == []
+
+
+def test_the_build_of_the_kernels_needs_the_standard_library_only() -> None:
+    # It runs where nothing is installed yet.
+    used = imports(ROOT / "shared/hedgerow/native/build.py")
+    assert used
+    assert {name.partition(".")[0] for name in used} <= sys.stdlib_module_names
+    assert {name.partition(".")[0] for name in imports(ROOT / "hatch_build.py")} - {
+        "hatchling"
+    } <= sys.stdlib_module_names

@@ -12,11 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.faults.fuzz import valid_reply
 from benchmarks.faults.mutants import mutant_frames, mutant_reply
 from benchmarks.faults.rows import Outcome, Row, table
 from benchmarks.processes import Children, wait_until
+from benchmarks.sparse.networks import Case, dense_copy, mask_of, model_of
+from benchmarks.sparse.rows import target_table, targets
+from benchmarks.sparse.timing import in_turns
 
+from hedgerow.pruning import prunable_tensors
 from hedgerow.v1.fleet_pb2 import Transfer
 from hedgerow.wire.transfers import Body, frames_of
 
@@ -33,6 +38,9 @@ def explained(name: str) -> bool:
     readme = (ROOT / "benchmarks" / "README.md").read_text()
     # Reasons and kinds are those of the metrics; the broadcast has the figures of the empty round.
     stem = re.sub(r"(rejected)\.\w+$", r"\1.", name.replace("broadcast.", "empty_round."))
+    # Of the sparse steps, by model, mask and density.
+    stem = re.sub(r"^(resnet18|conv4|mobilenetv2)\.(uniform|erk)\.[0-9.]+\.", "CASE.", stem)
+    stem = re.sub(r"^(\w+)\.(resnet18|conv4|mobilenetv2)\.", r"\1.MODEL.", stem)
     return f"`{stem}" in readme
 
 
@@ -84,6 +92,46 @@ def test_joined_devices_end_with_the_model_of_a_simulation_through_kills(tmp_pat
     assert (figures["kills.identical"], figures["kills.replies_lost"], figures["kills.rounds"]) == (1, 0, 4)
     assert figures["kills.accuracy.joined"] == figures["kills.accuracy.simulated"] > 0.9
     assert [name for name in figures if not explained(name)] == []
+
+
+def test_steps_of_kept_weights_are_timed_beside_dense_ones(tmp_path: Path) -> None:
+    done = bench("sparse", "--quick", "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert all(isinstance(value, int | float) for value in figures.values())
+    line = "conv4.uniform.0.05"
+    assert figures[f"{line}.ratio"] == pytest.approx(figures[f"{line}.dense_ms"] / figures[f"{line}.ours_ms"])
+    assert figures[f"{line}.ratio"] > 1.5, "far from the target even for a machine that is busy"
+    assert figures[f"{line}.lasting_bytes"] < figures[f"{line}.ours_bytes"] < figures[f"{line}.dense_bytes"]
+    assert figures["gradients.conv4.floats.ours"] < 1e-5
+    assert figures["gradients.conv4.signs.ours"] < 1e-5
+    assert [name for name in figures if not explained(name)] == []
+    assert "| Conv-4 | uniform | 0.05 |" in done.stdout
+
+
+def test_a_figure_below_its_target_is_said_to_be_missed() -> None:
+    figures = {"resnet18.erk.0.05.ratio": 2.99, "conv4.uniform.0.05.ratio": 3.0, "memory.speed": 1.0}
+    assert [target.reached(figures) for target in targets(figures)] == [False, True, False]
+    assert target_table(figures).count("**missed**") == 2
+
+
+def test_two_steps_are_timed_in_turns_and_the_first_of_each_does_not_count() -> None:
+    calls: list[str] = []
+    pair = in_turns(lambda: calls.append("a"), lambda: calls.append("b"), turns=2)
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert pair.ratio == pytest.approx(pair.first / pair.second)
+
+
+def test_the_dense_reference_computes_with_kept_weights_only() -> None:
+    case = Case("conv4", "uniform", 0.05)
+    model = model_of(case)
+    mask = mask_of(case, model)
+    expected = {name: weight.detach() * mask[name] for name, weight in prunable_tensors(model).items()}
+    dense = dense_copy(model, mask)
+    for name, weight in expected.items():
+        used = dense.get_submodule(name.removesuffix(".weight")).weight
+        assert isinstance(used, torch.Tensor)
+        assert torch.equal(used, weight)
 
 
 def test_a_row_of_the_fault_table_fails_when_anything_is_not_as_it_has_to_be() -> None:

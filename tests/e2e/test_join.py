@@ -223,7 +223,9 @@ def test_a_device_trains_on_all_of_its_own_samples_as_the_coordinator_normalises
         stream.dismiss(CAUSE_FINISHED)
         out, err = joined[0].finish()
         assert (joined[0].process.returncode, err) == (0, "")
-        lines = [line for line in out.splitlines() if line != "hello"]
+        said = [line for line in out.splitlines() if line != "hello"]
+        assert any("kernels compute" in line for line in said), "what computes its layers"
+        lines = [line for line in said if not line.startswith("  ")]
         assert lines[0].endswith(f": 1,438 training samples of mine:data; connecting to {coordinator.address}")
         assert lines[1].startswith("joined the run run-1")
         assert lines[2:5] == [

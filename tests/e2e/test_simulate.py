@@ -38,6 +38,7 @@ def test_a_run_leaves_all_its_files_and_nothing_else(finished: Path) -> None:
         "lock",
         "metrics.jsonl",
         "model.safetensors",
+        "paths.json",
         "report.html",
     ]
     experiment = load_experiment(finished / "experiment.toml")
@@ -57,7 +58,12 @@ def test_the_records_say_what_travelled(finished: Path) -> None:
         assert 3 * content <= record.bytes_up <= 3 * (content + 500)
         assert record.entropy_up <= record.bytes_up
         assert record.entropy_down <= record.bytes_down
-        assert record.measured.client_peak_bytes is None or record.measured.client_peak_bytes > 0
+        measured = record.measured
+        assert measured.client_phase_bytes is not None
+        assert 0 < measured.client_phase_bytes.update < measured.client_phase_bytes.backward
+        assert measured.client_peak_bytes == measured.client_phase_bytes.peak
+        assert measured.client_ledger_bytes is not None
+        assert measured.client_peak_bytes == pytest.approx(measured.client_ledger_bytes.peak, rel=0.5)
     assert records[1].bytes_down > records[1].bytes_up, "the first requests bring the mask"
 
 

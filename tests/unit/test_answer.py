@@ -30,9 +30,11 @@ from hedgerow.codec import (
 from hedgerow.config import Experiment
 from hedgerow.data import DataFacts, Dataset, Samples, load_dataset
 from hedgerow.errors import ConfigError, DataError, ModelError, PayloadError, TrainingError
+from hedgerow.native.library import status
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.schedules import step_scale
 from hedgerow.sparse import float_tensors, read_vector
+from hedgerow.telemetry.memory import allocation_peak
 
 LIMIT = 10**7
 
@@ -90,6 +92,12 @@ def signs() -> Setting:
 @pytest.fixture(scope="module")
 def weights() -> Setting:
     return Setting(representation="weights", weights={"momentum": 0.5})
+
+
+@pytest.fixture(scope="module")
+def stored() -> Setting:
+    training = {"activations": "int4", "recompute": True, "micro_batch": 8, "kernels": "dense"}
+    return Setting(training=training, representation="weights")
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +200,7 @@ def test_arbitrary_bytes_are_refused_with_a_payload_error(signs: Setting, data: 
         signs.workshop.answer(data, client=0, state=ClientState())
 
 
-@pytest.mark.parametrize("kind", ["signs", "weights"])
+@pytest.mark.parametrize("kind", ["signs", "weights", "stored"])
 def test_the_same_request_has_the_same_reply_whoever_was_answered_before(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -272,6 +280,58 @@ def test_bf16_trains(signs: Setting) -> None:
     answer = half.workshop.answer(half.request(mask=half.mask), client=0, state=ClientState())
     full = signs.workshop.answer(signs.request(mask=signs.mask), client=0, state=ClientState())
     assert answer.metrics["loss"] == pytest.approx(full.metrics["loss"], rel=0.1)
+
+
+@pytest.mark.parametrize("activations", ["int8", "int4", "topk"])
+def test_each_way_to_keep_activations_trains_a_little_differently(activations: str) -> None:
+    found = []
+    for kind in ("exact", activations):
+        setting = Setting(
+            representation="weights",
+            model={"name": "mlp", "norm": "none"},
+            training={"activations": kind, "keep_ratio": 0.3, "kernels": "dense"},
+        )
+        answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
+        _, sections = decode_payload(answer.payload, limit=LIMIT)
+        found.append(setting.workshop.representation.read_reply(sections, setting.mask.kept))
+    assert not np.array_equal(found[0], found[1])
+    np.testing.assert_allclose(found[0], found[1], atol=0.01)
+
+
+@pytest.mark.parametrize("representation", ["signs", "weights"])
+def test_running_blocks_again_changes_no_bit(representation: str) -> None:
+    payloads = set()
+    for recompute in (False, True):
+        setting = Setting(
+            model={"name": "lenet5"},
+            representation=representation,
+            training={"recompute": recompute, "kernels": "dense"},
+        )
+        answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
+        _, sections = decode_payload(answer.payload, limit=LIMIT)
+        payloads.add(b"".join(section.data for section in sections.values()))
+    assert len(payloads) == 1
+
+
+def test_dense_and_native_kernels_train_alike() -> None:
+    if not status().available:
+        pytest.skip("there are no native kernels here")
+    shares, losses = [], []
+    for kernels in ("native", "dense"):
+        setting = Setting(training={"kernels": kernels})
+        answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
+        shares.append(answer.metrics["native-share"])
+        losses.append(answer.metrics["loss"])
+    assert shares == [1.0, 0.0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_what_was_chosen_is_logged_once_for_a_mask(caplog: pytest.LogCaptureFixture) -> None:
+    setting = Setting()
+    with caplog.at_level("INFO", logger="hedgerow.client"):
+        for client in (0, 1):
+            setting.workshop.answer(setting.request(mask=setting.mask), client=client, state=ClientState())
+    assert sum("kernels" in message for message in caplog.messages) == 1
 
 
 @pytest.mark.parametrize(("round", "expected"), [(1, 1.0), (6, 0.55), (11, 0.1)])
@@ -392,3 +452,16 @@ def test_the_facts_of_the_coordinator_are_applied_to_own_data_only() -> None:
     assert source_in({"partition-id": 0}, facts=facts).dataset() is None
     with pytest.raises(DataError, match="the coordinator describes no possible data set"):
         source_in({"data": "digits"}, facts="{}").dataset()
+
+
+@pytest.mark.skipif(not status().available, reason="there are no native kernels")
+def test_a_client_never_holds_the_dense_weights() -> None:
+    pruning = {"saliency": "random", "density": 0.01}
+    setting = Setting(model={"name": "resnet18"}, pruning=pruning, training={"kernels": "native"})
+    request = setting.request(mask=setting.mask)
+
+    def first_answer() -> None:
+        Workshop(setting.experiment).answer(request, client=0, state=ClientState())
+
+    _, peak = allocation_peak(first_answer)
+    assert peak < 4 * setting.workshop.size / 2

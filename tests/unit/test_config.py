@@ -63,6 +63,12 @@ def message_for(*overrides: str) -> str:
         ("fleet.deadline=inf", ["fleet.deadline: found inf", "finite number"]),
         ("fleet.cohort=21", ["fleet.cohort is 21, but fleet.clients is only 20"]),
         ("aggregation.min_replies=11", ["aggregation.min_replies is 11, but fleet.cohort is only 10"]),
+        ("training.micro_batch=1", ["training.micro_batch: found 1", "greater than or equal to 2"]),
+        ("training.micro_batch=17", ["training.micro_batch is 17, but training.batch_size is only 16"]),
+        ("training.kernels=fast", ["training.kernels: found 'fast'", "allowed are auto, native, dense"]),
+        ("training.activations=int", ["training.activations: found 'int'", "allowed are exact, int8, int4, topk"]),
+        ("training.keep_ratio=0", ["training.keep_ratio: found 0", "greater than 0"]),
+        ("training.recompute=1", ["training.recompute: found 1", "valid boolean"]),
         ("recipe=hidenseak", ["recipe: unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, hidenseek"]),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),
     ],
@@ -229,9 +235,26 @@ def test_the_settings_of_live_fleets_rename_no_older_run() -> None:
     assert load_experiment(overrides=spelled).digest() == "396c67b88846"
 
 
+def test_the_settings_of_sparse_kernels_rename_no_older_run() -> None:
+    # Written before there were `training.kernels` and the settings of memory.
+    older = [("fleet.clients", 100), ("fleet.cohort", 10), ("aggregation.min_replies", 5)]
+    spelled = [
+        *older,
+        ("training.kernels", "auto"),
+        ("training.activations", "exact"),
+        ("training.keep_ratio", 0.3),
+        ("training.recompute", False),
+    ]
+    assert load_experiment(overrides=spelled).digest() == "396c67b88846"
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        "training.kernels=dense",
+        "training.micro_batch=4",
+        "training.activations=int8",
+        "training.recompute=true",
         "seed=1",
         "rounds=12345",
         "training.epochs=77",

@@ -100,6 +100,9 @@ BAD: dict[str, tuple[Callable[[], Reply], str]] = {
     "examples too many": (lambda: with_metric("examples", 2.0**24 + 1), "it has to be 1 to 16777216"),
     "peak nan": (lambda: with_metric("peak-bytes", math.nan), "'peak-bytes' is nan"),
     "peak inf": (lambda: with_metric("peak-bytes", -math.inf), "'peak-bytes' is -inf"),
+    "phase nan": (lambda: with_metric("backward-bytes", math.nan), "'backward-bytes' is nan"),
+    "share nan": (lambda: with_metric("native-share", math.nan), "'native-share' is nan; it has to be 0 to 1"),
+    "share above one": (lambda: with_metric("native-share", 1.5), "'native-share' is 1.5"),
     "lost": (lambda: replace(reply(5, error="the line is dead"), kind="lost"), "the line is dead"),
     "more than was asked for": (
         lambda: reply(
@@ -195,7 +198,9 @@ def test_a_bad_reply_is_noted_by_its_reason_and_changes_nothing(case: str) -> No
     assert (fold.bytes_up, fold.bytes_down) == (60, 200)  # it did travel
 
 
-@given(st.binary(max_size=80), st.dictionaries(st.sampled_from([*METRICS, "peak-bytes", "x"]), st.floats()))
+@given(
+    st.binary(max_size=80), st.dictionaries(st.sampled_from([*METRICS, "peak-bytes", "native-share", "x"]), st.floats())
+)
 def test_whatever_arrives_is_folded_or_noted(data: bytes, metrics: dict[str, float]) -> None:
     fold = new_fold()
     fold.take(reply(1, data=data), name="client-1")

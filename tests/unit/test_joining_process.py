@@ -100,6 +100,25 @@ def test_a_worker_trains_with_the_threads_it_is_given_and_a_quiet_profiler() -> 
         worker.close()
 
 
+def test_what_the_client_logs_is_told_before_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "talking.py").write_text(
+        "import logging\nfrom flwr.app import Message\nfrom flwr.clientapp import ClientApp\napp = ClientApp()\n"
+        "@app.train()\ndef train(message, context):\n"
+        "    logging.getLogger('hedgerow.client.answer').info('%s, says %s', 'native', 'kernels')\n"
+        "    logging.getLogger('elsewhere').warning('not for the user')\n"
+        "    return Message(message.content, reply_to=message)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    worker = WorkerProcess("{}", app="talking:app", tell=told.append)
+    try:
+        for _ in range(2):
+            assert isinstance(worker.answer(message_with(b"hello"), state=b"", node_config=CONFIG), Answer)
+    finally:
+        worker.close()
+    assert told == ["native, says kernels"] * 2
+
+
 def test_data_is_examined_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert asyncio.run(examine("digits", path=None)) == 1438
     with pytest.raises(HedgerowError, match="absent") as caught:

@@ -29,6 +29,7 @@ def progress(out: io.StringIO) -> ConsoleProgress:
 def test_each_thing_that_happens_is_a_plain_line(progress: ConsoleProgress, out: io.StringIO) -> None:
     progress.starting(name="pi", address="host:7070", data="digits", examples=1438)
     progress.training(3)
+    progress.note("native kernels\n for 5 of 6 layers")
     progress.replied(3, size=12_300, seconds=4.2)
     progress.replied(3, size=12_300, seconds=None)
     progress.failed(4, reason="the loss became nan")
@@ -39,6 +40,7 @@ def test_each_thing_that_happens_is_a_plain_line(progress: ConsoleProgress, out:
     assert out.getvalue().splitlines() == [
         "pi: 1,438 training samples of digits; connecting to host:7070",
         "round 3: training",
+        "  native kernels for 5 of 6 layers",
         "round 3: replied with 12.3 kB after 4.20 s",
         "round 3: replied with 12.3 kB with what was kept",
         "round 4: failed: the loss became nan",

@@ -299,3 +299,12 @@ def test_a_function_whose_model_does_not_fit_is_named(function: str, message: st
 def test_a_function_that_is_missing_is_a_matter_of_configuration() -> None:
     with pytest.raises(ConfigError, match="there is no module 'no_such_nets'"):
         build("no_such_nets:f", (1, 8, 8))
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_hollow_model_has_the_same_tensors_and_no_memory(name: str) -> None:
+    hollow = build_model(name, input_shape=(1, 28, 28), classes=10, seed=0, hollow=True)
+    whole = build(name, (1, 28, 28))
+    assert all(tensor.is_meta for tensor in (*hollow.parameters(), *hollow.buffers()))
+    shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (hollow, whole)]
+    assert shapes[0] == shapes[1]

@@ -19,12 +19,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from hedgerow import codec
 from hedgerow.codec.payload import section_label
 from hedgerow.errors import RunError
-from hedgerow.telemetry import Failure, Measured, RoundRecord, SectionBytes
+from hedgerow.telemetry import Failure, Measured, PhaseBytes, RoundRecord, SectionBytes
 from hedgerow.telemetry.prometheus import RUN_STATES, SECTIONS, FleetMetrics, RunMetrics, serve_metrics
 from tests.waiting import free_port
 
 MEASURED = Measured(
-    seconds=2.5, evaluation_seconds=0.5, client_seconds=3.0, client_peak_bytes=1000, coordinator_peak_bytes=None
+    seconds=2.5,
+    evaluation_seconds=0.5,
+    client_seconds=3.0,
+    client_peak_bytes=1000,
+    coordinator_peak_bytes=None,
+    client_phase_bytes=PhaseBytes(forward=800, backward=1000, update=200),
+    client_ledger_bytes=PhaseBytes(forward=810, backward=990, update=210),
+    native_share=0.75,
 )
 RECORD = RoundRecord(
     round=3,
@@ -62,6 +69,11 @@ def test_counters_add_up_and_gauges_hold_the_last_value() -> None:
     assert value("hedgerow_layer_density_ratio", {"layer": "a.weight"}) == 0.25
     assert value("hedgerow_round_duration_seconds_sum") == 5.0
     assert value("hedgerow_client_peak_memory_bytes") == 1000
+    assert value("hedgerow_client_phase_memory_bytes", {"phase": "forward"}) == 800
+    assert value("hedgerow_client_phase_memory_bytes", {"phase": "backward"}) == 1000
+    assert value("hedgerow_client_phase_memory_bytes", {"phase": "update"}) == 200
+    assert value("hedgerow_client_ledger_memory_bytes") == 990
+    assert value("hedgerow_native_weights_ratio") == 0.75
     assert value("hedgerow_mask_churn_ratio") == 0.125
     assert value("hedgerow_late_replies_total") == 4
     assert value("hedgerow_failed_replies_total", {"kind": "not_finite"}) == 2
@@ -74,10 +86,21 @@ def test_counters_add_up_and_gauges_hold_the_last_value() -> None:
 
 def test_what_is_not_known_yet_is_not_a_number() -> None:
     value = RunMetrics().registry.get_sample_value
-    for name in ("accuracy_ratio", "loss_nats", "density_ratio", "mask_churn_ratio", "client_peak_memory_bytes"):
+    for name in (
+        "accuracy_ratio",
+        "loss_nats",
+        "density_ratio",
+        "mask_churn_ratio",
+        "client_peak_memory_bytes",
+        "client_ledger_memory_bytes",
+        "native_weights_ratio",
+    ):
         found = value(f"hedgerow_{name}")
         assert found is not None
         assert math.isnan(found), name
+    backward = value("hedgerow_client_phase_memory_bytes", {"phase": "backward"})
+    assert backward is not None
+    assert math.isnan(backward)
 
 
 def test_the_rounds_of_an_earlier_process_are_shown_and_not_counted() -> None:

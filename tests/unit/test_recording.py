@@ -1,13 +1,25 @@
-"""What is recorded of a mask that changes."""
+"""What is recorded of a mask that changes, of what clients say of their memory, and what older versions recorded."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
-from hedgerow.pruning import Mask
-from hedgerow.server.recording import mask_churn
+from hedgerow.assembly import mask_of
+from hedgerow.config import Experiment, load_experiment
+from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.server.bench import Bench
+from hedgerow.server.recording import mask_churn, record_of
+from hedgerow.server.rounds import Round
+from hedgerow.server.state import RoundState
+from hedgerow.sparse import float_tensors, read_vector
+from hedgerow.telemetry import Measured, PhaseBytes, read_records
 
 
-def mask_of(*kept: int) -> Mask:
+def keeping(*kept: int) -> Mask:
     return Mask({"w": torch.tensor([[index in kept for index in range(8)]])})
 
 
@@ -18,8 +30,114 @@ def mask_of(*kept: int) -> Mask:
 def test_churn_is_the_fraction_of_kept_positions_that_are_new(
     old: tuple[int, ...], new: tuple[int, ...], churn: float
 ) -> None:
-    assert mask_churn(mask_of(*old), mask_of(*new)) == churn
+    assert mask_churn(keeping(*old), keeping(*new)) == churn
 
 
 def test_positions_that_are_only_removed_are_no_churn() -> None:
-    assert mask_churn(mask_of(0, 1, 2, 3), mask_of(0, 1)) == 0.0
+    assert mask_churn(keeping(0, 1, 2, 3), keeping(0, 1)) == 0.0
+
+
+EXPERIMENT = load_experiment(overrides=[("model.name", "mlp"), ("evaluation.every", 2), ("pruning.saliency", "random")])
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench.of(EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def state(bench: Bench) -> RoundState:
+    mask = mask_of(EXPERIMENT, bench.initial, bench.dataset.input_shape)
+    weights = {name: weight.detach() for name, weight in prunable_tensors(bench.initial).items()}
+    kept = bench.representation.initial(weights, mask)
+    return RoundState(round=1, mask=mask, kept=kept, floats=read_vector(float_tensors(bench.initial)))
+
+
+def recorded(
+    state: RoundState, bench: Bench, *metrics: dict[str, float], experiment: Experiment = EXPERIMENT
+) -> Measured:
+    fold = SimpleNamespace(
+        metrics=[{"examples": 1, "loss": 1, "seconds": 1, **of} for of in metrics],
+        train_loss=lambda: 1.0,
+        sections=dict,
+        clients=[*metrics],
+        answered=[*metrics],
+        examples=1,
+        failures=[],
+        bytes_up=0,
+        bytes_down=0,
+        entropies=[],
+        flips=[],
+    )
+    played = SimpleNamespace(state=state, fold=fold, cohort=[*metrics], entropy_down=0.0, sections_down={}, seconds=1.0)
+    return record_of(cast(Round, played), old=state, experiment=experiment, bench=bench).measured
+
+
+def said(forward: float, backward: float, update: float, share: float) -> dict[str, float]:
+    return {"forward-bytes": forward, "backward-bytes": backward, "update-bytes": update, "native-share": share}
+
+
+def test_the_largest_of_the_cohort_is_recorded_by_phase_and_the_share_as_a_mean(
+    state: RoundState, bench: Bench
+) -> None:
+    found = recorded(state, bench, said(100, 300, 50, 1.0), said(200, 250, 60, 0.5))
+    assert found.client_phase_bytes == PhaseBytes(forward=200, backward=300, update=60)
+    assert found.client_peak_bytes == 300
+    assert found.native_share == 0.75
+
+
+def test_what_was_computed_is_about_the_kernels_that_clients_used(state: RoundState, bench: Bench) -> None:
+    native = recorded(state, bench, said(1, 1, 1, 0.9)).client_ledger_bytes
+    dense = recorded(state, bench, said(1, 1, 1, 0.1)).client_ledger_bytes
+    assert native is not None
+    assert dense is not None
+    assert native.peak < dense.peak
+
+
+def test_clients_of_an_older_version_say_one_peak_and_no_share(state: RoundState, bench: Bench) -> None:
+    found = recorded(state, bench, {"peak-bytes": 70}, {"peak-bytes": 90})
+    assert found.client_peak_bytes == 90
+    assert (found.client_phase_bytes, found.client_ledger_bytes, found.native_share) == (None, None, None)
+
+
+def test_clients_that_say_nothing_leave_nothing(state: RoundState, bench: Bench) -> None:
+    assert recorded(state, bench, {}).client_peak_bytes is None
+
+
+def test_records_of_an_older_version_are_read(tmp_path: Path) -> None:
+    line = {
+        "round": 1,
+        "accuracy": 0.5,
+        "loss": 1.0,
+        "train_loss": 1.0,
+        "density": 0.1,
+        "layer_density": {"a": 0.1},
+        "kept": 10,
+        "cohort": 2,
+        "replies": 2,
+        "late": 0,
+        "examples": 40,
+        "failures": [],
+        "bytes_up": 10,
+        "bytes_down": 20,
+        "entropy_up": 9.0,
+        "entropy_down": 18.0,
+        "sections_up": {},
+        "sections_down": {},
+        "mask_churn": 0.0,
+        "flip_rate": None,
+        "client_flip_rate": None,
+        "vote_margin": None,
+        "measured": {
+            "seconds": 1.0,
+            "evaluation_seconds": 0.1,
+            "client_seconds": 1.5,
+            "client_peak_bytes": 123,
+            "coordinator_peak_bytes": 456,
+        },
+    }
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    (record,) = read_records(path)
+    assert record.measured.client_peak_bytes == 123
+    assert (record.measured.client_phase_bytes, record.measured.native_share) == (None, None)

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hedgerow.errors import RunError
+from hedgerow.ledger import Ledger
 from hedgerow.server.report import Sizes, accuracy_picture, write_report
 from hedgerow.server.report.comparison import spread
 from hedgerow.server.report.render import HOW_TO_LOAD
 from hedgerow.server.report.settings_text import settings_text
 from hedgerow.server.report.summary import tiles
 from hedgerow.server.report.tables import FAILURES_SHOWN
-from hedgerow.telemetry.records import Failure, Measured, RoundRecord
+from hedgerow.telemetry.records import Failure, Measured, PhaseBytes, RoundRecord
 from hedgerow.units import bytes_text, clean_text, percent_text, seconds_text
 
 SIZES = Sizes(dense_model_bytes=40_000)
@@ -91,6 +92,8 @@ def build(tmp_path: Path) -> Build:
         settings: Mapping[str, object] = SETTINGS,
         facts: Mapping[str, str] = MappingProxyType({"Model": "lenet5", "Seed": "7"}),
         how_to_load: str = HOW_TO_LOAD,
+        ledger: Ledger | None = None,
+        paths: Mapping[str, object] | None = None,
     ) -> str:
         path = tmp_path / "out" / "report.html"
         write_report(
@@ -101,6 +104,8 @@ def build(tmp_path: Path) -> Build:
             facts=facts,
             sizes=SIZES,
             how_to_load=how_to_load,
+            ledger=ledger,
+            paths=paths,
         )
         return path.read_text(encoding="utf-8")
 
@@ -231,6 +236,110 @@ def test_runs_of_any_length_are_drawn(build: Build, rounds: int) -> None:
     page = build([record(number) for number in range(rounds)])
     assert f"State after round {rounds - 1}." in page
     assert page.count('role="img"') == (4 if rounds == 1 else 8)
+
+
+LEDGER = Ledger(
+    weights=1000,
+    indices=500,
+    floats=100,
+    optimiser=1000,
+    gradients=1000,
+    activations={"conv1": 40_000, "conv2": 20_000},
+    transient=7000,
+    transient_of="conv2",
+    forward=61_000,
+    backward=64_000,
+    update=4000,
+)
+PATHS: dict[str, object] = {
+    "layers": [
+        {
+            "name": "conv1",
+            "kept": 250,
+            "density": 0.05,
+            "path": "native",
+            "native_seconds": 0.001,
+            "dense_seconds": 0.00425,
+        },
+        {
+            "name": "odd",
+            "kept": 3,
+            "density": 1.0,
+            "path": "unconverted",
+            "native_seconds": None,
+            "dense_seconds": None,
+        },
+    ],
+    "step_ratio": 4.13,
+    "unconverted": ["odd: a layer of yours"],
+}
+
+
+def computing(number: int, **changes: object) -> RoundRecord:
+    phases = PhaseBytes(forward=60_000 + number, backward=65_000, update=4000)
+    ledger = PhaseBytes(forward=61_000, backward=64_000, update=4000)
+    return record(
+        number,
+        measured=measured(
+            number,
+            client_peak_bytes=phases.peak,
+            client_phase_bytes=phases,
+            client_ledger_bytes=ledger,
+            **{"native_share": 0.75, **changes},
+        ),
+    )
+
+
+def cells(page: str) -> list[str]:
+    return [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", page)]
+
+
+def test_measured_peaks_stand_beside_the_computed_ones(build: Build) -> None:
+    page = build([computing(1), computing(2)], ledger=LEDGER, paths=PATHS)
+    shown = cells(page)
+    for row in (
+        ["Forward", "60.0 kB", "61.0 kB"],
+        ["Backward", "65.0 kB", "64.0 kB"],
+        ["Update", "4.0 kB", "4.0 kB"],
+        ["Peak", "65.0 kB", "64.0 kB"],
+    ):
+        start = shown.index(row[0])
+        assert shown[start : start + 3] == row
+    assert shown[shown.index("Kept for the backward pass") + 1] == "60.0 kB"
+    assert shown[shown.index("Most that a layer needs beside (conv2)") + 1] == "7.0 kB"
+    assert "computed: 64.0 kB" in page
+    assert "… computed" in shown
+
+
+def test_what_computes_each_layer_and_how_fast_is_told(build: Build) -> None:
+    page = build([computing(1)], ledger=LEDGER, paths=PATHS)
+    shown = cells(page)
+    start = shown.index("250 (5.0%)") - 1
+    assert shown[start : start + 6] == ["conv1", "250 (5.0%)", "native", "1.00 ms", "4.25 ms", "40.0 kB"]
+    start = shown.index("odd")
+    assert shown[start : start + 6] == ["odd", "3 (100%)", "unconverted", "–", "–", "–"]
+    assert "computed with 75.0% of the kept weights" in page
+    assert "a step is 4.1× as fast as with dense layers only" in page
+    assert "Without native kernels: odd: a layer of yours." in page
+
+
+def test_where_dense_layers_are_faster_the_page_says_so(build: Build) -> None:
+    page = build([computing(1, native_share=0.0)], paths={"step_ratio": 1.0})
+    assert "dense layers are faster here" in page
+
+
+def test_what_nobody_measured_or_can_read_is_left_out(build: Build) -> None:
+    assert "Memory and kernels" not in build([record(1)])
+    page = build([computing(1)], paths={"layers": "?", "step_ratio": "fast", "unconverted": 5})
+    assert "What computes each layer" not in page
+    assert "as fast as" not in page
+    assert "Without native kernels" not in page
+
+
+def test_a_record_of_an_older_version_shows_its_one_peak(build: Build) -> None:
+    page = build([record(1), record(2)])
+    assert "Largest of the cohort" in page
+    assert "Computed peak" not in page
 
 
 def test_a_run_without_rounds_has_a_page(build: Build) -> None:

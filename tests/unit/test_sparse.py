@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hedgerow.errors import ModelError
+from hedgerow.models import build_model
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.sparse import (
     KeptNetwork,
@@ -356,3 +357,17 @@ def test_the_places_of_variances_in_the_floats_are_found() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     # Bias, scale and shift of the norm, its mean, its variance.
     assert variance_positions(model).tolist() == [False] * 8 + [True] * 2
+
+
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_a_hollow_model_gives_the_network_of_the_whole_one_once_its_values_are_written(density: float) -> None:
+    whole = build_model("lenet5", input_shape=(1, 8, 8), classes=10, seed=0)
+    mask = random_mask(whole, density=density)
+    hollow = build_model("lenet5", input_shape=(1, 8, 8), classes=10, seed=0, hollow=True)
+    networks = [sparsify(model, mask, kernels="dense") for model in (whole, hollow)]
+    values = gather_kept({name: w.detach() for name, w in prunable_tensors(whole).items()}, mask)
+    for network in networks:
+        write_vector(network.kept, values)
+        write_vector(network.floats, read_vector(float_tensors(whole)))
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.equal(networks[0].module(x), networks[1].module(x))

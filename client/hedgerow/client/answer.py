@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hedgerow.assembly import dataset_of, model_of, parts_of, representation_of
+from hedgerow.assembly import ClientNetwork, dataset_of, model_of, network_of, parts_of, representation_of
 from hedgerow.client.training import Trained, train
 from hedgerow.codec import (
     Header,
@@ -28,9 +29,11 @@ from hedgerow.data import Dataset, Indices, Samples
 from hedgerow.errors import DataError, PayloadError
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.seeds import derive_seed, numpy_generator
-from hedgerow.sparse import KeptNetwork, float_tensors, read_vector, write_vector
+from hedgerow.sparse import float_tensors, read_vector, write_vector
 
 __all__ = ["Answer", "ClientState", "Workshop"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,15 @@ class Answer:
     state: ClientState
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """The network for one mask. The mask itself is not kept: it has a byte for every weight of the dense network."""
+
+    digest: bytes
+    kept: int
+    client: ClientNetwork
+
+
 class Workshop:
     """What one process needs to train as any client of one experiment: data, architecture, the network being trained.
 
@@ -75,12 +87,12 @@ class Workshop:
         self.dataset = dataset_of(experiment) if dataset is None else dataset
         self.representation = representation_of(experiment)
         self._parts = _parts(experiment, self.dataset, count=parts)
-        model = model_of(experiment, self.dataset)
+        model = self._model()
         self.shapes = {name: tuple(w.shape) for name, w in prunable_tensors(model).items()}
         self.size = sum(int(np.prod(shape)) for shape in self.shapes.values())
         self._floats = sum(t.numel() for t in float_tensors(model))
         self._experiment_digest = bytes.fromhex(experiment.digest())
-        self._built: tuple[Mask, KeptNetwork] | None = None
+        self._built: _Built | None = None
         del model
 
     def answer(self, request: bytes, *, client: int, state: ClientState, part: int | None = None) -> Answer:
@@ -103,10 +115,14 @@ class Workshop:
         mask, state = self._mask(header, sections, state)
         start = self.representation.receive(sections, mask.kept)
         floats = read_floats(sections, self._floats)
-        network = self._network(mask)
+        built = mask.client if isinstance(mask, _Built) else self._build(mask)
+        del mask
+        network = built.network
         write_vector(network.kept, start)
         write_vector(network.floats, floats)
         began, seed = time.perf_counter(), self.experiment.seed
+        # One network serves many clients, whose results must not depend on who trained before.
+        built.storage.reseed(derive_seed(seed, "activations", header.round, client))
         # A user's model may draw from torch's global generator, in dropout for example.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(seed, "training", header.round, client))
@@ -121,14 +137,16 @@ class Workshop:
         seconds = time.perf_counter() - began
         reply = self.representation.reply(read_vector(network.kept), start=start)
         payload = encode_payload(header, [reply, floats_section(read_vector(network.floats))])
-        metrics = _metrics(trained, seconds=seconds)
+        metrics = _metrics(trained, seconds=seconds, native_share=network.native_share())
         return Answer(payload, metrics, ClientState(rounds=state.rounds + 1, mask=state.mask))
 
     def _limit(self) -> int:
         # The largest honest request: a mask in bits, every weight in float32, all floats, and the envelope.
         return self.size // 8 + 4 * self.size + 4 * self._floats + 4096
 
-    def _mask(self, header: Header, sections: Sections, state: ClientState) -> tuple[Mask, ClientState]:
+    def _mask(self, header: Header, sections: Sections, state: ClientState) -> tuple[Mask | _Built, ClientState]:
+        """The mask that a request is for; what was built for it where that is so."""
+        mask: Mask | _Built
         if has_mask(sections):
             mask = self._read_mask(sections)
             kept = encode_payload(header, [mask_section(mask.flat())])
@@ -140,7 +158,7 @@ class Workshop:
             if stored.mask_digest != header.mask_digest:
                 raise PayloadError("this client has another mask; the coordinator has to send it again")
             built = self._built
-            mask = built[0] if built and built[0].digest == stored.mask_digest else self._read_mask(sections)
+            mask = built if built and built.digest == stored.mask_digest else self._read_mask(sections)
         if mask.digest != header.mask_digest:
             raise PayloadError("the mask does not match its digest; the coordinator has to send it again")
         return mask, state
@@ -148,13 +166,20 @@ class Workshop:
     def _read_mask(self, sections: Sections) -> Mask:
         return Mask.unpack(np.packbits(read_mask(sections, self.size)).tobytes(), self.shapes)
 
-    def _network(self, mask: Mask) -> KeptNetwork:
+    def _build(self, mask: Mask) -> ClientNetwork:
         # A mask serves many rounds, and every value of the network is overwritten before each.
-        if self._built is None or self._built[0].digest != mask.digest:
+        if self._built is None or self._built.digest != mask.digest:
             self._built = None
-            model: nn.Module = model_of(self.experiment, self.dataset)
-            self._built = (mask, self.representation.network(model, mask))
-        return self._built[1]
+            client = network_of(self.experiment, self._model(), mask, input_shape=self.dataset.input_shape)
+            for line in [] if client.choice is None else client.choice.lines():
+                _log.info("%s", line)
+            self._built = _Built(mask.digest, mask.kept, client)
+        return self._built.client
+
+    def _model(self) -> nn.Module:
+        # A device has no room for the dense weights, and is sent all that it needs, unless their sizes are frozen in.
+        frozen = self.experiment.representation == "signs" and self.experiment.signs.magnitude == "random"
+        return model_of(self.experiment, self.dataset, hollow=not frozen)
 
     def _samples(self, part: int) -> Samples:
         train = self.dataset.train
@@ -176,11 +201,14 @@ def _parts(experiment: Experiment, dataset: Dataset, *, count: int | None) -> li
     return parts_of(experiment, dataset)
 
 
-def _metrics(trained: Trained, *, seconds: float) -> dict[str, float]:
+def _metrics(trained: Trained, *, seconds: float, native_share: float) -> dict[str, float]:
     return {
         "examples": trained.examples,
         "steps": trained.steps,
         "loss": trained.loss,
         "seconds": seconds,
-        "peak-bytes": trained.peak_bytes,
+        "forward-bytes": trained.peaks.forward,
+        "backward-bytes": trained.peaks.backward,
+        "update-bytes": trained.peaks.update,
+        "native-share": native_share,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,10 @@ from hedgerow.data import Dataset, Samples
 from hedgerow.errors import TrainingError
 from hedgerow.schedules import step_scale
 from hedgerow.sparse import KeptNetwork
-from hedgerow.telemetry.memory import allocation_peak
+from hedgerow.telemetry import PhaseBytes
+from hedgerow.telemetry.memory import Allocations, allocations, phase
 
-__all__ = ["Trained", "batches", "train"]
+__all__ = ["Trained", "batches", "part_sizes", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,14 @@ class Trained:
         examples: samples that the client holds.
         steps: optimiser steps taken.
         loss: mean cross-entropy over all steps, weighted by their samples, in nats.
-        peak_bytes: measured peak of what torch held for it: the network, the optimisers' state, and the most that one
-            step allocates.
+        peaks: measured peak of what torch held for it in each phase of a step: the network, the optimisers' state, and
+            the most that the phase allocates.
     """
 
     examples: int
     steps: int
     loss: float
-    peak_bytes: int
+    peaks: PhaseBytes
 
 
 def batches(count: int, *, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -48,6 +49,18 @@ def batches(count: int, *, size: int, generator: np.random.Generator) -> Iterato
         batch = order[start : start + size]
         if batch.size >= 2:
             yield batch
+
+
+def part_sizes(count: int, *, most: int) -> list[int]:
+    """Sizes of the parts that a batch of `count` samples goes through the network in: as few and as equal as can be.
+
+    None is of one sample, as batch norm needs two; where nothing else is possible, one is of `most` + 1.
+
+    >>> part_sizes(16, most=5), part_sizes(5, most=2), part_sizes(16, most=16)
+    ([4, 4, 4, 4], [3, 2], [16])
+    """
+    parts = min(-(-count // most), max(1, count // 2))
+    return [count // parts + (number < count % parts) for number in range(parts)]
 
 
 def train(
@@ -87,15 +100,20 @@ def train(
     if not order:
         raise TrainingError(f"{len(samples)} samples are too few for one step of at least 2")
     optimisers = _optimisers(network, experiment, scale=step_scale(experiment, round=round), steps=len(order))
-    total, peak = 0.0, 0
+    total = 0.0
+    peaks = PhaseBytes(forward=0, backward=0, update=0)
+    most = settings.batch_size if settings.micro_batch is None else settings.micro_batch
+    # The first step makes the optimisers' state, and what a later one allocates is repeated by all others of its size.
+    measured = max(range(min(1, len(order) - 1), len(order)), key=lambda number: len(order[number]))
     for number, batch in enumerate(order):
         images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
-        step = functools.partial(_step, network.module, images, labels, optimisers, half=settings.precision == "bf16")
-        # The first step makes the optimisers' state, and what the second allocates is repeated by all others.
-        if number == min(1, len(order) - 1):
+        sizes = part_sizes(len(batch), most=most)
+        parts = list(zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True))
+        step = functools.partial(_step, network.module, parts, optimisers, half=settings.precision == "bf16")
+        if number == measured:
             before = _lasting_bytes(network.module, optimisers)
-            loss, transient = allocation_peak(step)
-            peak = before + transient
+            loss, found = allocations(step)
+            peaks = _peaks(before, found)
         else:
             loss = step()
         if not math.isfinite(loss):
@@ -104,25 +122,41 @@ def train(
     if not all(bool(tensor.isfinite().all()) for tensor in network.kept):
         raise TrainingError("a gradient was not finite though the loss was; lower the step sizes")
     seen = sum(len(batch) for batch in order)
-    return Trained(examples=len(samples), steps=len(order), loss=total / seen, peak_bytes=peak)
+    return Trained(examples=len(samples), steps=len(order), loss=total / seen, peaks=peaks)
 
 
 def _step(
-    module: nn.Module, images: Tensor, labels: Tensor, optimisers: list[torch.optim.Optimizer], *, half: bool
+    module: nn.Module,
+    parts: Sequence[tuple[Tensor, Tensor]],
+    optimisers: list[torch.optim.Optimizer],
+    *,
+    half: bool,
 ) -> float:
-    if half:
-        images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        outputs = module(images)
-    loss = F.cross_entropy(outputs.float(), labels)
-    value = loss.item()
-    # A loss that is not finite would only spoil the weights; the caller ends the training.
-    if math.isfinite(value):
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    """One step on a batch in parts, whose gradients add up to those of the batch's mean loss, which it returns."""
+    count, value = sum(len(labels) for _, labels in parts), 0.0
+    for images, labels in parts:
+        with phase("forward"):
+            if half:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                outputs = module(images)
+            loss = F.cross_entropy(outputs.float(), labels) * (len(labels) / count)
+        value += loss.item()
+        # A loss that is not finite would only spoil the weights; the caller ends the training.
+        if not math.isfinite(value):
+            return value
+        with phase("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    with phase("update"):
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
     return value
+
+
+def _peaks(lasting: int, found: Allocations) -> PhaseBytes:
+    forward, backward, update = (lasting + found.phases.get(name, 0) for name in ("forward", "backward", "update"))
+    return PhaseBytes(forward=forward, backward=backward, update=update)
 
 
 def _lasting_bytes(module: nn.Module, optimisers: list[torch.optim.Optimizer]) -> int:

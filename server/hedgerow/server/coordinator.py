@@ -24,7 +24,7 @@ from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.state import RoundState
 from hedgerow.sparse import float_tensors, read_vector, variance_positions
 
-__all__ = ["coordinate", "is_done"]
+__all__ = ["coordinate", "is_done", "prepare", "resumable"]
 
 
 def is_done(folder: RunFolder) -> bool:
@@ -32,6 +32,39 @@ def is_done(folder: RunFolder) -> bool:
     records = folder.records()
     complete = bool(records) and records[-1].round == folder.experiment.rounds
     return complete and folder.model.exists() and folder.report.exists()
+
+
+def prepare(experiment: Experiment, *, bench: Bench, folder: RunFolder, observer: Observer) -> RoundState:
+    """The state to go on from. That of a new run is made, evaluated and put on disk first.
+
+    Args:
+        experiment: what to run.
+        bench: what was built from it.
+        folder: where it is kept.
+        observer: is told that the run starts, and how it goes.
+
+    Raises:
+        RunError: a file cannot be used.
+        PruningError: no such mask exists at this density.
+        InterruptedRunError: the user pressed Ctrl-C.
+    """
+    state = folder.load()
+    observer.started(
+        folder=folder.path,
+        description=description(experiment, bench),
+        rounds=experiment.rounds,
+        done=0 if state is None else state.round,
+    )
+    if state is not None:
+        return state
+    with resumable(folder):
+        began = time.perf_counter()
+        state = _initial_state(experiment, bench, observer)
+        evaluation = evaluate(bench.network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
+        record = first_record(state, evaluation, seconds=time.perf_counter() - began)
+        folder.save(state, record)
+        observer.finished_round(record, rounds=experiment.rounds)
+    return state
 
 
 def coordinate(
@@ -60,22 +93,9 @@ def coordinate(
         RunError: a round had too few usable replies, the network's loss is not finite, or a file cannot be used.
         InterruptedRunError: the user pressed Ctrl-C; the last finished round is on disk.
     """
-    state = folder.load()
-    observer.started(
-        folder=folder.path,
-        description=description(experiment, bench),
-        rounds=experiment.rounds,
-        done=0 if state is None else state.round,
-    )
+    state = prepare(experiment, bench=bench, folder=folder, observer=observer)
     variances = variance_positions(bench.initial)
-    with _resumable(folder):
-        if state is None:
-            began = time.perf_counter()
-            state = _initial_state(experiment, bench, observer)
-            evaluation = evaluate(bench.network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
-            record = first_record(state, evaluation, seconds=time.perf_counter() - began)
-            folder.save(state, record)
-            observer.finished_round(record, rounds=experiment.rounds)
+    with resumable(folder):
         with SqliteJournal(folder.journal) if live else contextlib.nullcontext(NoJournal()) as journal:
             play = functools.partial(
                 play_round,
@@ -100,7 +120,12 @@ def coordinate(
 
 
 @contextlib.contextmanager
-def _resumable(folder: RunFolder) -> Iterator[None]:
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Turns Ctrl-C inside the block into what the user has to know about it.
+
+    Raises:
+        InterruptedRunError: the user pressed Ctrl-C.
+    """
     try:
         yield
     except KeyboardInterrupt:

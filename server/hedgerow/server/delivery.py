@@ -8,7 +8,9 @@ from importlib.metadata import version
 from hedgerow.artifact import artifact_bytes
 from hedgerow.config import Experiment
 from hedgerow.files import write_atomically
+from hedgerow.ledger import Ledger, ledger, plan_of
 from hedgerow.server.bench import Bench, description
+from hedgerow.server.paths import read_paths
 from hedgerow.server.report import Sizes, write_report
 from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.state import RoundState
@@ -44,13 +46,14 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
     }
     data = artifact_bytes(model.state_dict(), state.mask, metadata=metadata)
     write_atomically(folder.model, data)
+    records = folder.records()
     parameters = sum(p.numel() for p in model.parameters())
     floats = state.floats.size
     write_report(
         folder.report,
         title=description(experiment, bench),
         settings=experiment.model_dump(mode="json", exclude_none=True),
-        records=folder.records(),
+        records=records,
         facts={
             "run": folder.path.name,
             "model": f"{experiment.model.name}, {count_text(parameters)} parameters",
@@ -67,4 +70,12 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
             classes=dataset.classes,
             norm=experiment.model.norm,
         ),
+        ledger=_ledger(experiment, bench=bench, state=state, share=records[-1].measured.native_share),
+        paths=read_paths(folder.paths),
     )
+
+
+def _ledger(experiment: Experiment, *, bench: Bench, state: RoundState, share: float | None) -> Ledger | None:
+    if share is None:
+        return None
+    return ledger(bench.initial, state.mask, bench.dataset.input_shape, plan_of(experiment, native=share > 0.5))

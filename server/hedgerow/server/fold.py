@@ -24,7 +24,8 @@ _MOST_EXAMPLES = 2**24
 """Of one client: `FloatMean` sums weights below 2³⁶, so 4,096 clients that all claim as much do no harm."""
 _LARGEST_METRIC = 2.0**53
 """Sums of metrics up to this one stay finite, and counts exact."""
-_METRICS = ("examples", "loss", "seconds", "peak-bytes")
+_BYTES = ("peak-bytes", "forward-bytes", "backward-bytes", "update-bytes")
+_METRICS = ("examples", "loss", "seconds", *_BYTES, "native-share")
 
 
 @dataclass(slots=True)
@@ -139,9 +140,13 @@ def _checked_metrics(metrics: Mapping[str, float]) -> Mapping[str, float]:
         value = metrics.get(name)
         if value is None or not 0 <= value <= _LARGEST_METRIC:
             raise PayloadError(f"metric {name!r} is {value}; a finite number of at least 0 is needed", kind="metrics")
-    peak = metrics.get("peak-bytes", 0.0)
-    if not abs(peak) <= _LARGEST_METRIC:
-        raise PayloadError(f"metric 'peak-bytes' is {peak}; a finite number is needed", kind="metrics")
+    for name in _BYTES:
+        peak = metrics.get(name, 0.0)
+        if not abs(peak) <= _LARGEST_METRIC:
+            raise PayloadError(f"metric {name!r} is {peak}; a finite number is needed", kind="metrics")
+    share = metrics.get("native-share", 0.0)
+    if not 0 <= share <= 1:
+        raise PayloadError(f"metric 'native-share' is {share}; it has to be 0 to 1", kind="metrics")
     if not 1 <= metrics["examples"] <= _MOST_EXAMPLES or metrics["examples"] % 1:
         raise PayloadError(
             f"metric 'examples' is {metrics['examples']}; it has to be 1 to {_MOST_EXAMPLES}", kind="metrics"

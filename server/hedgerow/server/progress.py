@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -33,6 +33,9 @@ class Observer:
 
     def pruning(self, step: int, steps: int) -> None:
         """The initial mask is being made."""
+
+    def chosen(self, lines: Sequence[str]) -> None:
+        """It was measured how the clients compute each layer; the first line is about the whole."""
 
     def asked(self, *, round: int, clients: int) -> None:
         """The requests of a round went out."""
@@ -68,6 +71,11 @@ class ManyObservers(Observer):
         """See `Observer`."""
         for observer in self._observers:
             observer.pruning(step, steps)
+
+    def chosen(self, lines: Sequence[str]) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.chosen(lines)
 
     def asked(self, *, round: int, clients: int) -> None:
         """See `Observer`."""
@@ -130,6 +138,11 @@ class PlainObserver(Observer):
         """Says so once."""
         if step == 1:
             self._line(f"making the initial mask in {steps} steps, without data")
+
+    def chosen(self, lines: Sequence[str]) -> None:
+        """Says what is about the whole; the layers are in the report."""
+        for line in lines[:1]:
+            self._line(line)
 
     def waiting(self, *, attached: int, needed: int) -> None:
         """Says for how many devices it waits."""

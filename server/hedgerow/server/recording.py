@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError
+from hedgerow.ledger import ledger, plan_of
 from hedgerow.pruning import Mask
 from hedgerow.server.bench import Bench
 from hedgerow.server.evaluation import Evaluation, evaluate
 from hedgerow.server.rounds import Round
 from hedgerow.server.state import RoundState
-from hedgerow.telemetry import Measured, RoundRecord
+from hedgerow.telemetry import Measured, PhaseBytes, RoundRecord
 from hedgerow.telemetry.memory import peak_resident_bytes
 
 __all__ = ["first_record", "mask_churn", "record_of"]
+
+_PHASES = {"forward": "forward-bytes", "backward": "backward-bytes", "update": "update-bytes"}
+"""Where clients say it."""
 
 
 def first_record(state: RoundState, evaluation: Evaluation, *, seconds: float) -> RoundRecord:
@@ -61,7 +66,7 @@ def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: 
     evaluation_seconds = time.perf_counter() - began
     signs = experiment.representation == "signs"
     kept = state.mask.kept
-    peaks = [int(m["peak-bytes"]) for m in fold.metrics if "peak-bytes" in m]
+    share = _mean([m["native-share"] for m in fold.metrics if "native-share" in m])
     return RoundRecord(
         round=state.round,
         accuracy=None if evaluation is None else evaluation.accuracy,
@@ -89,10 +94,35 @@ def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: 
             seconds=played.seconds + evaluation_seconds,
             evaluation_seconds=evaluation_seconds,
             client_seconds=math.fsum(m["seconds"] for m in fold.metrics),
-            client_peak_bytes=max(peaks, default=None),
+            client_peak_bytes=_largest(fold.metrics, "peak-bytes", *_PHASES.values()),
+            client_phase_bytes=_phases(fold.metrics),
+            client_ledger_bytes=None if share is None else _computed(experiment, bench, state.mask, native=share > 0.5),
+            native_share=share,
             coordinator_peak_bytes=peak_resident_bytes(),
         ),
     )
+
+
+def _largest(metrics: Sequence[Mapping[str, float]], *names: str) -> int | None:
+    found = [int(m[name]) for m in metrics for name in names if name in m]
+    return max(found, default=None)
+
+
+def _phases(metrics: Sequence[Mapping[str, float]]) -> PhaseBytes | None:
+    largest = {field: _largest(metrics, name) for field, name in _PHASES.items()}
+    if None in largest.values():
+        return None
+    return PhaseBytes.model_validate(largest)
+
+
+def _computed(experiment: Experiment, bench: Bench, mask: Mask, *, native: bool) -> PhaseBytes:
+    plan = plan_of(experiment, native=native)
+    found = ledger(bench.initial, mask, bench.dataset.input_shape, plan)
+    return PhaseBytes(forward=found.forward, backward=found.backward, update=found.update)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def mask_churn(old: Mask, new: Mask) -> float:

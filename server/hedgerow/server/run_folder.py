@@ -6,6 +6,7 @@
         checkpoint.safetensors   the state after the last round, replaced atomically
         clients.sqlite           what the clients of a simulation remember, until the run is done
         journal.sqlite           what a coordinator's open round has taken in, until the run is done
+        paths.json               how a simulation's clients compute each layer, and what was measured for that
         run                      tells this run from others of the same experiment, for devices
         model.safetensors        the result (`hedgerow.artifact`)
         report.html              the result to look at
@@ -87,6 +88,11 @@ class RunFolder:
     def report(self) -> Path:
         """The result to look at."""
         return self.path / "report.html"
+
+    @property
+    def paths(self) -> Path:
+        """How the clients compute each layer."""
+        return self.path / "paths.json"
 
     @property
     def clients(self) -> Path:

@@ -10,9 +10,10 @@ from hedgerow.assembly import parts_of
 from hedgerow.config import Experiment
 from hedgerow.server.app import app
 from hedgerow.server.bench import Bench
-from hedgerow.server.coordinator import is_done
+from hedgerow.server.coordinator import is_done, prepare, resumable
 from hedgerow.server.grids.local import LocalGrid
-from hedgerow.server.progress import Observer, observing
+from hedgerow.server.paths import choose_for_clients, require_kernels
+from hedgerow.server.progress import ManyObservers, Observer, observing
 from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.signals import terminable
 from hedgerow.wire.states import StateStore
@@ -47,13 +48,14 @@ def simulate(
         HedgerowError: what is wrong with the experiment, before anything is written; or what ended the run.
     """
     # Data, model and partition are tried first: a mistake in them must not leave a folder behind.
+    require_kernels(experiment)
     bench = Bench.of(experiment)
     parts_of(experiment, bench.dataset)
     with RunFolder(out, experiment) as folder:
-        path = folder.path
+        path, clients = folder.path, folder.clients
         if is_done(folder):
             return path
-        clients = folder.clients
+    told = Observer() if observer is None else observer
     configuration = experiment.model_dump_json()
     context = Context(
         run_id=1,
@@ -62,20 +64,35 @@ def simulate(
         state=RecordDict(),
         run_config={"experiment": configuration, "out": str(out)},
     )
-    with (
-        terminable(),
-        StateStore(clients) as states,
-        LocalGrid(
-            clients=experiment.fleet.clients,
-            client_app=client_app,
-            run_config={"experiment": configuration},
-            states=states,
-            workers=workers,
-        ) as grid,
-        observing(observer if observer is not None else Observer()),
-    ):
-        app(grid, context)
+    with terminable(), observing(told):
+        # Before there are workers: they would measure too, each at the cost of the others.
+        with RunFolder(out, experiment) as folder:
+            state = prepare(experiment, bench=bench, folder=folder, observer=told)
+            with resumable(folder):
+                choose_for_clients(experiment, bench=bench, state=state, folder=folder, observer=told)
+        with (
+            StateStore(clients) as states,
+            LocalGrid(
+                clients=experiment.fleet.clients,
+                client_app=client_app,
+                run_config={"experiment": configuration},
+                states=states,
+                workers=workers,
+            ) as grid,
+            observing(_Started(told)),
+        ):
+            app(grid, context)
     # Nobody reads the clients' states after the last round.
     for leftover in path.glob(clients.name + "*"):
         leftover.unlink()
     return path
+
+
+class _Started(ManyObservers):
+    """Passes everything on, but that the run starts and what ends with it: both are its maker's to say."""
+
+    def started(self, *, folder: Path, description: str, rounds: int, done: int) -> None:
+        """Was said."""
+
+    def close(self) -> None:
+        """Will be said."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from hedgerow.config import Experiment
+from hedgerow.server.paths import read_paths
 from hedgerow.telemetry import RoundRecord, read_records
-from hedgerow.units import bytes_text, percent_text
+from hedgerow.units import bytes_text, factor_text, percent_text
 
 __all__ = ["records_of", "summary"]
 
@@ -21,7 +22,6 @@ def summary(records: list[RoundRecord], path: Path, *, already_done: bool) -> st
     """What a finished run came to, in a few lines."""
     last = records[-1]
     up, down = sum(r.bytes_up for r in records), sum(r.bytes_down for r in records)
-    peaks = [r.measured.client_peak_bytes for r in records if r.measured.client_peak_bytes is not None]
     replies = sum(r.replies for r in records)
     lines = [
         f"already done: {path}" if already_done else f"done: {path}",
@@ -30,10 +30,31 @@ def summary(records: list[RoundRecord], path: Path, *, already_done: bool) -> st
         f"  bytes           up {bytes_text(up)}, down {bytes_text(down)}, both {bytes_text(up + down)}",
         f"  uplink          {8 * up / max(replies * last.kept, 1):.2f} bits a kept weight and reply, all included",
     ]
-    if peaks:
-        lines.append(f"  client memory   {bytes_text(max(peaks))} measured peak of training")
+    lines += [f"  client memory   {text}" for text in [_memory(records)] if text]
+    lines += [f"  client kernels  {text}" for text in [_kernels(records, path)] if text]
     lines += [
         f"  model           {path / 'model.safetensors'} ({bytes_text((path / 'model.safetensors').stat().st_size)})",
         f"  report          {path / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def _memory(records: list[RoundRecord]) -> str:
+    known = [r.measured for r in records if r.measured.client_peak_bytes is not None]
+    if not known:
+        return ""
+    largest = max(known, key=lambda measured: measured.client_peak_bytes or 0)
+    computed = largest.client_ledger_bytes
+    beside = "" if computed is None else f", {bytes_text(computed.peak)} computed"
+    return f"{bytes_text(largest.client_peak_bytes)} measured peak of training{beside}"
+
+
+def _kernels(records: list[RoundRecord], path: Path) -> str:
+    share = next((r.measured.native_share for r in reversed(records) if r.measured.native_share is not None), None)
+    if share is None:
+        return ""
+    if share == 0:
+        return "torch's own for all kept weights"
+    ratio = (read_paths(path / "paths.json") or {}).get("step_ratio")
+    beside = f", a step {factor_text(ratio)} as fast as dense" if isinstance(ratio, float) and ratio > 1 else ""
+    return f"native for {percent_text(share)} of the kept weights{beside}"

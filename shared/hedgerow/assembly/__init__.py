@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from hedgerow.activations import Activations, activations
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Dirichlet, Iid, Indices, Partition, Shards, load_dataset, partition
 from hedgerow.errors import DataError
@@ -14,8 +16,17 @@ from hedgerow.models import build_model
 from hedgerow.pruning import Mask, initial_mask
 from hedgerow.representation import Representation, Signs, Weights
 from hedgerow.seeds import derive_seed
+from hedgerow.sparse import KeptNetwork, PathChoice, choose_paths
 
-__all__ = ["dataset_of", "mask_of", "model_of", "parts_of", "representation_of"]
+__all__ = [
+    "ClientNetwork",
+    "dataset_of",
+    "mask_of",
+    "model_of",
+    "network_of",
+    "parts_of",
+    "representation_of",
+]
 
 
 def dataset_of(experiment: Experiment) -> Dataset:
@@ -44,8 +55,13 @@ def parts_of(experiment: Experiment, dataset: Dataset) -> list[Indices]:
     return partition(dataset.train.labels, experiment.fleet.clients, rule=rules[data.partition], seed=seed)
 
 
-def model_of(experiment: Experiment, dataset: Dataset) -> nn.Module:
+def model_of(experiment: Experiment, dataset: Dataset, *, hollow: bool = False) -> nn.Module:
     """The dense network at initialization; the same on every machine that has the same torch.
+
+    Args:
+        experiment: names it.
+        dataset: gives the shape of its input and the number of its outputs.
+        hollow: without its weights, where that can be (see `build_model`); for clients, which are sent what they train.
 
     Raises:
         ModelError: it cannot be built or does not fit the data.
@@ -60,6 +76,7 @@ def model_of(experiment: Experiment, dataset: Dataset) -> nn.Module:
         classes=dataset.classes,
         norm=model.norm,
         seed=derive_seed(experiment.seed, "model"),
+        hollow=hollow,
     )
 
 
@@ -93,3 +110,44 @@ def representation_of(experiment: Experiment) -> Representation:
     if experiment.representation == "signs":
         return Signs(settings=experiment.signs, aggregation=experiment.aggregation)
     return Weights()
+
+
+@dataclass(frozen=True, slots=True)
+class ClientNetwork:
+    """What a client trains.
+
+    Attributes:
+        network: the network.
+        storage: how it holds what its backward pass needs; to be seeded before each training.
+        choice: how its layers compute and what was measured for that; None where the settings say it.
+    """
+
+    network: KeptNetwork
+    storage: Activations
+    choice: PathChoice | None
+
+
+def network_of(
+    experiment: Experiment, model: nn.Module, mask: Mask, *, input_shape: tuple[int, int, int]
+) -> ClientNetwork:
+    """The network that the clients of an experiment train, by the paths that are fastest on this machine.
+
+    They are measured when this machine has not yet done it for such layers and so many threads as torch has now, which
+    takes seconds. All processes of a machine get the same ones, and so the same bits.
+
+    Args:
+        experiment: the settings.
+        model: the dense network at initialization; it is not changed.
+        mask: the kept positions.
+        input_shape: (C, H, W) of a sample.
+    """
+    training = experiment.training
+    storage = activations(training.activations, keep_ratio=training.keep_ratio, seed=0)
+    network = representation_of(experiment).network(
+        model, mask, kernels=training.kernels, storage=storage, recompute=training.recompute
+    )
+    if training.kernels != "auto":
+        return ClientNetwork(network, storage, None)
+    batch_size = training.batch_size if training.micro_batch is None else training.micro_batch
+    choice = choose_paths(network, input_shape, batch_size=batch_size, precision=training.precision)
+    return ClientNetwork(network, storage, choice)

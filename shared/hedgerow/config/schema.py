@@ -126,6 +126,29 @@ class TrainingSettings(_Settings):
     """Where `cosine` ends, as a fraction of the first step size."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: autocast and channels-last, about 3 times as fast where the processor has bf16 units."""
+    kernels: Literal["auto", "native", "dense"] = "auto"
+    """What computes a pruned layer. `auto`: for each layer, what a short measurement on the device says is faster;
+    `native`: kernels that touch kept weights only, wherever they can; `dense`: torch, with the kept weights scattered
+    into a dense one for the time of the layer. `hedgerow doctor` says which there are."""
+    micro_batch: Annotated[int, Field(ge=2)] | None = None
+    """Samples that go through the network at once; the gradients of a batch are summed over its parts. Less memory, and
+    the same step but for batch norm, which then sees the statistics of each part. The whole batch when absent."""
+    activations: Literal["exact", "int8", "int4", "topk"] = "exact"
+    """How what the backward pass needs is kept: as it is, rounded stochastically to 8 or 4 bits, or `topk`: the largest
+    `keep_ratio` of what convolutions and linear layers need for the gradient of their weights."""
+    keep_ratio: UnitPositive = 0.3
+    """Of `topk`: the fraction that is kept."""
+    recompute: bool = False
+    """Keep only what goes into each block of the network, and run the block again in the backward pass: less memory,
+    the same result, about a third more time."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> TrainingSettings:
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"training.micro_batch is {self.micro_batch}, but training.batch_size is only {self.batch_size}"
+            )
+        return self
 
 
 class AggregationSettings(_Settings):

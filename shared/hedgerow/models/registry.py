@@ -49,7 +49,9 @@ def model_names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
-def build_model(name: str, *, input_shape: InputShape, classes: int, norm: Norm = "batch", seed: int) -> nn.Module:
+def build_model(
+    name: str, *, input_shape: InputShape, classes: int, norm: Norm = "batch", seed: int, hollow: bool = False
+) -> nn.Module:
     """Build a model on the CPU, in training mode, in float32.
 
     The same arguments give the same weights whatever was drawn before, and the global random state is left as it was.
@@ -63,6 +65,8 @@ def build_model(name: str, *, input_shape: InputShape, classes: int, norm: Norm 
         classes: number of outputs.
         norm: batch normalisation after each convolution and hidden linear layer, or none.
         seed: of all weights.
+        hollow: a built-in model comes on torch's meta device, as shapes without any weight, and is not tried on images.
+            Your own is built as ever.
 
     Raises:
         ModelError: unknown name, a builder that fails, or a model that does not turn (2, C, H, W) into (2, classes).
@@ -79,6 +83,10 @@ def build_model(name: str, *, input_shape: InputShape, classes: int, norm: Norm 
             f"model {name!r} cannot have the input shape {input_shape} and {classes} classes; give (C, H, W) and a "
             f"number of classes, all at least 1"
         )
+    if hollow and not is_reference(name):
+        # Trying it on images would import SymPy, 80 MB; whoever fills it does so with what a whole one gave.
+        with torch.device("meta"):
+            return _BUILDERS[name](input_shape, classes=classes, norm=norm)
     with _own_random_state(seed):
         if is_reference(name):
             model = _build_reference(name, input_shape=input_shape, classes=classes)

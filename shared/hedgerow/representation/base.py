@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hedgerow.activations import Activations
 from hedgerow.codec import Bits, Floats, Section, Sections
 from hedgerow.pruning import Mask
-from hedgerow.sparse import KeptNetwork
+from hedgerow.sparse import KeptNetwork, Kernels
 
 __all__ = ["Broadcast", "Representation"]
 
@@ -49,8 +50,24 @@ class Representation(ABC):
         """
 
     @abstractmethod
-    def network(self, model: nn.Module, mask: Mask) -> KeptNetwork:
-        """The trainable network; its `kept` tensors take what `receive` gives."""
+    def network(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        *,
+        kernels: Kernels = "auto",
+        storage: Activations | None = None,
+        recompute: bool = False,
+    ) -> KeptNetwork:
+        """The trainable network; its `kept` tensors take what `receive` gives.
+
+        Args:
+            model: the dense network at initialization.
+            mask: the kept positions.
+            kernels: what computes its layers (see `sparsify`, as for the rest).
+            storage: how it holds what its backward pass needs; as it is when None.
+            recompute: whether it runs its blocks again for that.
+        """
 
     @abstractmethod
     def reply(self, trained: Floats, *, start: Floats) -> Section:

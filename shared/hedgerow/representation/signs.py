@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hedgerow.activations import Activations
 from hedgerow.codec import (
     Bits,
     Floats,
@@ -29,7 +30,7 @@ from hedgerow.codec import (
 from hedgerow.config import AggregationSettings, SignSettings
 from hedgerow.pruning import Mask
 from hedgerow.representation.base import Broadcast, Representation
-from hedgerow.sparse import KeptNetwork, gather_kept, sparsify
+from hedgerow.sparse import KeptNetwork, Kernels, gather_kept, sparsify
 
 __all__ = ["Signs", "dequantised", "layer_magnitudes", "quantised"]
 
@@ -63,13 +64,24 @@ class Signs(Representation):
         levels = self.aggregation.levels
         return dequantised(read_votes(sections, kept, levels=levels), levels=levels)
 
-    def network(self, model: nn.Module, mask: Mask) -> KeptNetwork:
+    def network(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        *,
+        kernels: Kernels = "auto",
+        storage: Activations | None = None,
+        recompute: bool = False,
+    ) -> KeptNetwork:
         """Layers of scores over the magnitudes of `model`'s mask."""
         return sparsify(
             model,
             mask,
             magnitudes=layer_magnitudes(model, mask, kind=self.settings.magnitude),
             estimator=self.settings.gradient,
+            kernels=kernels,
+            storage=storage,
+            recompute=recompute,
         )
 
     def reply(self, trained: Floats, *, start: Floats) -> Section:

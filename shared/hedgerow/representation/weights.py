@@ -7,10 +7,11 @@ from typing import final
 
 from torch import Tensor, nn
 
+from hedgerow.activations import Activations
 from hedgerow.codec import Bits, Floats, Section, Sections, read_weights, weights_section
 from hedgerow.pruning import Mask
 from hedgerow.representation.base import Broadcast, Representation
-from hedgerow.sparse import KeptNetwork, gather_kept, sparsify
+from hedgerow.sparse import KeptNetwork, Kernels, gather_kept, sparsify
 
 __all__ = ["Weights"]
 
@@ -32,9 +33,17 @@ class Weights(Representation):
         """The values as they are."""
         return read_weights(sections, kept)
 
-    def network(self, model: nn.Module, mask: Mask) -> KeptNetwork:
+    def network(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        *,
+        kernels: Kernels = "auto",
+        storage: Activations | None = None,
+        recompute: bool = False,
+    ) -> KeptNetwork:
         """Layers of kept weights; layers that the mask keeps whole are the dense ones."""
-        return sparsify(model, mask)
+        return sparsify(model, mask, kernels=kernels, storage=storage, recompute=recompute)
 
     def reply(self, trained: Floats, *, start: Floats) -> Section:
         """The trained values."""

@@ -1,8 +1,9 @@
-"""Networks that store their kept weights only."""
+"""Networks that store their kept weights only, and compute with nothing else where that is faster."""
 
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 from hedgerow.sparse.network import (
     KeptNetwork,
+    Kernels,
     float_tensors,
     gather_kept,
     read_vector,
@@ -11,14 +12,21 @@ from hedgerow.sparse.network import (
     variance_positions,
     write_vector,
 )
+from hedgerow.sparse.path_cache import cache_folder
+from hedgerow.sparse.paths import LayerChoice, PathChoice, choose_paths
 
 __all__ = [
     "KeptNetwork",
+    "Kernels",
+    "LayerChoice",
+    "PathChoice",
     "SignEstimator",
     "SparseConv2d",
     "SparseLayer",
     "SparseLinear",
     "SparseOther",
+    "cache_folder",
+    "choose_paths",
     "float_tensors",
     "gather_kept",
     "read_vector",

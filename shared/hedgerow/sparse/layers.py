@@ -1,44 +1,144 @@
-"""Layers that hold their kept positions only.
+"""Layers that hold their kept positions only, each with two ways to compute: the native kernels, or torch's own.
 
-`SparseConv2d` and `SparseLinear` train one float a kept position: the weight itself, or the score of a sign. A dense
-weight exists only inside one layer's forward and again inside its backward; nothing of full size outlives the layer.
+`SparseConv2d` and `SparseLinear` train one float a kept position: the weight itself, or the score of a sign. On the
+native path no dense weight ever exists. On the dense path one exists inside the layer's forward and again inside its
+backward; nothing of full size outlives the layer.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-__all__ = ["SignEstimator", "SparseConv2d", "SparseLayer", "SparseLinear", "SparseOther"]
+from hedgerow.activations import Activations, Exact
+from hedgerow.native.library import status
+from hedgerow.sparse.functions import Convolution, Statistics, convolve
+from hedgerow.sparse.index import KeptIndex, kept_index
+from hedgerow.sparse.kernels import Geometry
+from hedgerow.sparse.layout import logical, planes
+from hedgerow.sparse.scattered import Positions, scatter, scattered_conv, scattered_linear
+from hedgerow.sparse.values import SignEstimator, SignThrough
 
-SignEstimator: TypeAlias = Literal["identity", "tanh"]
+__all__ = [
+    "KernelLayer",
+    "Path",
+    "SignEstimator",
+    "SparseConv2d",
+    "SparseLayer",
+    "SparseLinear",
+    "SparseOther",
+    "WholeConv2d",
+    "WholeLinear",
+]
 
-_Pair: TypeAlias = tuple[int, ...]
+Path: TypeAlias = Literal["native", "dense"]
 
 
-class SparseLayer(nn.Module):
-    """What both layers share: the kept positions of one weight, and the value at each of them.
+_ONE_BY_ONE = Geometry()
+
+
+class KernelLayer(nn.Module):
+    """What all layers share that the native kernels can compute.
+
+    Attributes:
+        path: how it computes; `take` changes it.
+        activations: how it stores what it keeps for the backward.
+    """
+
+    path: Path = "dense"
+    activations: Activations = Activations()
+    estimator: SignEstimator = "identity"
+    magnitude: Tensor | None
+    bias: nn.Parameter | None
+    rows: Tensor
+    codes: Tensor
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """The values of the kept positions, or their scores: k elements in row-major order."""
+        raise NotImplementedError
+
+    @property
+    def geometry(self) -> Geometry:
+        """As the kernels take it."""
+        raise NotImplementedError
+
+    @property
+    def dense_shape(self) -> torch.Size:
+        """Shape of the dense weight."""
+        raise NotImplementedError
+
+    def take(self, path: Path) -> None:
+        """Computes by `path` from now on."""
+        self.path = path
+
+    def kept_index(self) -> KeptIndex:
+        """The kept positions; the tensors are the layer's own."""
+        codes = self.codes.view(torch.uint16) if self.codes.dtype == torch.int16 else self.codes
+        return KeptIndex(tuple(self.dense_shape), self.rows, codes)
+
+    def convolved(
+        self,
+        z: Tensor,
+        *,
+        norm: tuple[Tensor | None, Tensor | None] = (None, None),
+        statistics: Statistics | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        """Planes to planes on the native path, after a norm and ReLU that may precede it (see `functions.convolve`)."""
+        # What nobody wants the gradient of is the batch, which the caller holds anyway.
+        activations = self.activations if z.requires_grad else Activations()
+        task = Convolution(
+            index=self.kept_index(),
+            geometry=self.geometry,
+            magnitude=self.magnitude,
+            estimator=self.estimator,
+            statistics=statistics,
+            relu=relu,
+            activations=activations,
+            saving=torch.is_grad_enabled(),
+        )
+        return convolve(z, self.trained, self.bias, task, norm=norm)
+
+    def _hold(self, index: KeptIndex | None) -> None:
+        self.register_buffer("rows", None if index is None else index.rows, persistent=False)
+        # torch cannot pickle uint16.
+        codes = None if index is None else index.codes
+        if codes is not None and codes.dtype == torch.uint16:
+            codes = codes.view(torch.int16)
+        self.register_buffer("codes", codes, persistent=False)
+
+
+class SparseLayer(KernelLayer):
+    """A layer that trains the value at each kept position of one weight.
 
     Attributes:
         kept: (k,) float32 parameter; weights, or the scores of signs where there is a `magnitude`.
-        index: (k,) int32, flat row-major positions of the kept weights.
+        rows, codes: the kept positions (see `KeptIndex`; uint16 viewed as int16) where there are native kernels to read
+            them, else None.
+        index: (k,) int32, flat row-major positions of the kept weights; None where there are `rows` and `codes`.
         magnitude: None, or the frozen size of the signed weights: () or (k,) float32.
     """
 
-    index: Tensor
-    magnitude: Tensor | None
+    index: Tensor | None
 
-    def __init__(self, *, shape: torch.Size, index: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, *, shape: torch.Size, index: Tensor, bias: Tensor | None, compact: bool = True) -> None:
         super().__init__()
         self.shape = shape
-        self.register_buffer("index", index, persistent=False)
+        compact = compact and status().available
+        self.register_buffer("index", None if compact else index, persistent=False)
+        self._hold(kept_index(index, shape) if compact else None)
         self.register_buffer("magnitude", None, persistent=False)
         self.kept = nn.Parameter(torch.zeros(index.numel()))
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        self.estimator: SignEstimator = "identity"
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """`kept`."""
+        return self.kept
 
     def signed(self, magnitude: Tensor, *, estimator: SignEstimator) -> None:
         """Makes `kept` the scores of signs: the weight is magnitude · sign(score), with sign(0) = +1."""
@@ -49,11 +149,21 @@ class SparseLayer(nn.Module):
         """(k,) the kept weights, differentiable with respect to `kept`."""
         if self.magnitude is None:
             return self.kept
-        return _apply(_SignThrough, self.kept, self.magnitude, self.estimator)
+        values = SignThrough.apply(self.kept, self.magnitude, self.estimator)  # type: ignore[no-untyped-call]  # torch does not type it
+        return cast(Tensor, values)
 
     def extra_repr(self) -> str:
         """Shape and density, for printing a model."""
-        return f"{tuple(self.shape)}, kept={self.index.numel()} of {self.shape.numel()}"
+        return f"{tuple(self.shape)}, kept={self.kept.numel()} of {self.shape.numel()}"
+
+    @property
+    def dense_shape(self) -> torch.Size:
+        """Shape of the dense weight."""
+        return self.shape
+
+    def positions(self) -> Positions:
+        """The kept positions, in the form that this layer holds."""
+        return self.kept_index() if self.index is None else self.index
 
 
 class SparseConv2d(SparseLayer):
@@ -62,12 +172,20 @@ class SparseConv2d(SparseLayer):
     def __init__(self, *, dense: nn.Conv2d, index: Tensor) -> None:
         super().__init__(shape=dense.weight.shape, index=index, bias=dense.bias)
         self.stride, self.dilation, self.groups = dense.stride, dense.dilation, dense.groups
-        self.padding = cast(_Pair, dense.padding)
+        self.padding = cast(tuple[int, ...], dense.padding)
+
+    @property
+    def geometry(self) -> Geometry:
+        """As the kernels take it."""
+        return _conv_geometry(self, self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out, H', W')."""
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
-        return _apply(_SparseConv2d, x, self.values(), self.bias, self.index, self.shape, geometry)
+        if self.path == "native":
+            return _native_conv(self, x)
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        storage = self.activations.inputs
+        return scattered_conv(x, self.values(), self.bias, self.positions(), self.shape, settings, storage=storage)
 
 
 class SparseLinear(SparseLayer):
@@ -76,9 +194,17 @@ class SparseLinear(SparseLayer):
     def __init__(self, *, dense: nn.Linear, index: Tensor) -> None:
         super().__init__(shape=dense.weight.shape, index=index, bias=dense.bias)
 
+    @property
+    def geometry(self) -> Geometry:
+        """That of a 1x1 convolution."""
+        return _ONE_BY_ONE
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
-        return _apply(_SparseLinear, x, self.values(), self.bias, self.index, self.shape)
+        if self.path == "native":
+            return _native_linear(self, x)
+        storage = self.activations.inputs
+        return scattered_linear(x, self.values(), self.bias, self.positions(), self.shape, storage=storage)
 
 
 class SparseOther(SparseLayer):
@@ -86,7 +212,7 @@ class SparseOther(SparseLayer):
 
     def __init__(self, *, dense: nn.Module, index: Tensor) -> None:
         weight = cast(Tensor, dense.weight)
-        super().__init__(shape=weight.shape, index=index, bias=None)
+        super().__init__(shape=weight.shape, index=index, bias=None, compact=False)
         # The layer's own bias stays its parameter; its weight must not be a second one.
         del dense.weight
         dense.register_buffer("weight", torch.empty(weight.shape, device="meta"), persistent=False)
@@ -94,99 +220,86 @@ class SparseOther(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the wrapped layer's."""
-        weight = _scatter(self.values(), self.index, self.shape)
+        weight = scatter(self.values(), self.positions(), self.shape)
         return cast(Tensor, torch.func.functional_call(self.layer, {"weight": weight}, (x,)))
 
 
-def _apply(function: type[torch.autograd.Function], *args: object) -> Tensor:
-    return cast(Tensor, function.apply(*args))  # type: ignore[no-untyped-call]  # torch does not type it
+class _WholeLayer(KernelLayer):
+    """A layer that keeps its whole weight, which it trains in the shape that it has."""
+
+    weight: nn.Parameter
+    magnitude = None
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """`weight`."""
+        return self.weight
+
+    @property
+    def dense_shape(self) -> torch.Size:
+        """Shape of the weight."""
+        return self.weight.shape
+
+    def take(self, path: Path) -> None:
+        """Computes by `path` from now on; only the native one has to know the positions."""
+        if path != self.path:
+            everything = torch.arange(self.weight.numel(), dtype=torch.int32)
+            self._hold(kept_index(everything, self.weight.shape) if path == "native" else None)
+        super().take(path)
 
 
-def _scatter(values: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
-    # index_add_ takes int32 positions; index_put_ and scatter_ would need 8 bytes a position.
-    return values.new_zeros(shape.numel()).index_add_(0, index, values).view(shape)
+class WholeConv2d(_WholeLayer, nn.Conv2d):  # type: ignore[misc]  # torch declares its attributes more loosely
+    """`nn.Conv2d` that can take the native path."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """As the kernels take it."""
+        return _conv_geometry(self, self.weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, out, H', W')."""
+        if self.path == "native":
+            return _native_conv(self, x)
+        storage = self.activations.inputs
+        if isinstance(storage, Exact):
+            return nn.Conv2d.forward(self, x)
+        settings = (self.stride, cast(tuple[int, ...], self.padding), self.dilation, self.groups)
+        return scattered_conv(x, self.weight, self.bias, None, self.weight.shape, settings, storage=storage)
 
 
-def _gather(dense: Tensor, index: Tensor) -> Tensor:
-    return dense.flatten().index_select(0, index)
+class WholeLinear(_WholeLayer, nn.Linear):  # type: ignore[misc]  # torch declares its attributes more loosely
+    """`nn.Linear` that can take the native path."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """That of a 1x1 convolution."""
+        return _ONE_BY_ONE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out)."""
+        if self.path == "native":
+            return _native_linear(self, x)
+        storage = self.activations.inputs
+        if isinstance(storage, Exact):
+            return nn.Linear.forward(self, x)
+        return scattered_linear(x, self.weight, self.bias, None, self.weight.shape, storage=storage)
 
 
-class _SignThrough(torch.autograd.Function):
-    """magnitude · sign(score) with a straight-through gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, score: Tensor, magnitude: Tensor, estimator: SignEstimator) -> Tensor:
-        ctx.save_for_backward(score if estimator == "tanh" else None, magnitude)
-        return torch.where(score >= 0, magnitude, -magnitude)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        score, magnitude = ctx.saved_tensors
-        grad = grads[0] * magnitude
-        if score is not None:
-            grad = grad * (1 - torch.tanh(score) ** 2)
-        return grad, None, None
+def _conv_geometry(layer: Any, shape: torch.Size) -> Geometry:
+    return _geometry((shape[2], shape[3]), layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
-class _SparseConv2d(torch.autograd.Function):
-    """Convolution that scatters the kept weights where it needs them and frees them at once."""
-
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]  # torch does not type it
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        values: Tensor,
-        bias: Tensor | None,
-        index: Tensor,
-        shape: torch.Size,
-        geometry: tuple[_Pair, _Pair, _Pair, int],
-    ) -> Tensor:
-        ctx.save_for_backward(x, values, index)
-        ctx.shape, ctx.geometry = shape, geometry
-        ctx.bias_size = None if bias is None else [bias.numel()]
-        return F.conv2d(x, _scatter(values, index, shape), bias, *geometry)
-
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]  # torch does not type it
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, values, index = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.bias_size is not None]
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grads[0],
-            x,
-            _scatter(values, index, ctx.shape),
-            ctx.bias_size,
-            stride,
-            padding,
-            dilation,
-            False,
-            [0] * len(stride),
-            groups,
-            wanted,
-        )
-        grad_values = _gather(grad_weight, index) if wanted[1] else None
-        return grad_x, grad_values, grad_bias, None, None, None
+@functools.cache
+def _geometry(*settings: Any) -> Geometry:
+    return Geometry(*settings)
 
 
-class _SparseLinear(torch.autograd.Function):
-    """Affine map that scatters the kept weights where it needs them and frees them at once."""
+def _native_conv(layer: KernelLayer, x: Tensor) -> Tensor:
+    y = logical(layer.convolved(planes(x if x.dim() == 4 else x[None])))
+    return y if x.dim() == 4 else y[0]
 
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]  # torch does not type it
-    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, index: Tensor, shape: torch.Size) -> Tensor:
-        ctx.save_for_backward(x, values, index)
-        ctx.shape, ctx.has_bias = shape, bias is not None
-        return F.linear(x, _scatter(values, index, shape), bias)
 
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]  # torch does not type it
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, values, index = ctx.saved_tensors
-        (grad,) = grads
-        grad_x = grad @ _scatter(values, index, ctx.shape) if ctx.needs_input_grad[0] else None
-        outputs, inputs = ctx.shape
-        rows = grad.reshape(-1, outputs)
-        grad_values = _gather(rows.T @ x.reshape(-1, inputs), index) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_values, rows.sum(0) if ctx.has_bias else None, None, None
+def _native_linear(layer: KernelLayer, x: Tensor) -> Tensor:
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    y = logical(layer.convolved(planes(rows)), flat=True)
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], y.shape[-1])

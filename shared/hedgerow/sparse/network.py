@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hedgerow.activations import Activations
 from hedgerow.codec import Bits, Floats
 from hedgerow.errors import ModelError
+from hedgerow.native.library import status
 from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.sparse.conversion import (
+    convert,
+    kernel_layers,
+    plain_conv,
+    recompute_stages,
+    set_paths,
+    store,
+    unconverted,
+)
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 
 __all__ = [
+    "NATIVE_BELOW",
     "KeptNetwork",
+    "Kernels",
     "float_tensors",
     "gather_kept",
     "read_vector",
@@ -25,6 +39,12 @@ __all__ = [
     "variance_positions",
     "write_vector",
 ]
+
+Kernels: TypeAlias = Literal["auto", "native", "dense"]
+"""What computes a network's layers: the faster of both, the native kernels, or torch's own."""
+
+NATIVE_BELOW = 0.25
+"""Up to this density of all prunable weights, `auto` takes the native kernels where nothing was measured."""
 
 
 def float_tensors(model: nn.Module) -> list[Tensor]:
@@ -92,11 +112,21 @@ class KeptNetwork:
         kept: one trainable tensor a prunable layer, in the mask's order: (k,) in sparse layers, the whole weight in
             layers that stay dense.
         floats: all that is never pruned, parameters first.
+        converted: names of the modules that the native kernels can compute.
+        unconverted: names of those that stay torch's own, each with the reason.
     """
 
     module: nn.Module
     kept: list[Tensor]
     floats: list[Tensor]
+    converted: tuple[str, ...] = ()
+    unconverted: tuple[str, ...] = ()
+
+    def native_share(self) -> float:
+        """Fraction of the kept weights whose layers compute by the native kernels now."""
+        layers = kernel_layers(self.module).values()
+        native = sum(layer.trained.numel() for layer in layers if layer.path == "native")
+        return native / max(1, sum(tensor.numel() for tensor in self.kept))
 
 
 def sparsify(
@@ -105,20 +135,30 @@ def sparsify(
     *,
     magnitudes: Mapping[str, Tensor] | None = None,
     estimator: SignEstimator = "identity",
+    kernels: Kernels = "auto",
+    storage: Activations | None = None,
+    recompute: bool = False,
 ) -> KeptNetwork:
     """A copy of `model` whose prunable layers hold kept positions only, with all `kept` values 0.
 
     The dense weights are not copied. Without `magnitudes`, layers that the mask keeps whole stay dense.
 
     Args:
-        model: the dense network; it is not changed.
+        model: the dense network; it is not changed. It may be hollow, on torch's meta device; then everything is 0.
         mask: what to keep of it.
         magnitudes: makes every prunable layer one of signs (see `SparseLayer.signed`): () or (k,) for each name.
         estimator: straight-through estimator of the signs.
+        kernels: `native`: every layer that can takes the native kernels; `dense`: none does; `auto`: all do where the
+            mask keeps a quarter of the weights or less, until `choose_paths` has measured.
+        storage: how layers store what they keep for the backward; exactly when None.
+        recompute: residual blocks, and the stages of chains without any, keep their input only and run again in the
+            backward.
 
     Raises:
-        ModelError: several layers share one prunable weight.
+        ModelError: several layers share one prunable weight, or there are no native kernels and `kernels` is `native`.
     """
+    if kernels == "native" and not status().available:
+        raise ModelError(f"there are no native kernels: {status().reason}; `hedgerow doctor` says more")
     weights = prunable_tensors(model)
     result = copy.deepcopy(model, memo={id(w): w for w in weights.values()})
     kept: dict[str, Tensor] = {}
@@ -126,7 +166,7 @@ def sparsify(
         path, _, _ = name.rpartition(".")
         layer = result.get_submodule(path)
         if magnitudes is None and index.numel() == weights[name].numel():
-            layer.weight = nn.Parameter(weights[name].detach().clone())
+            layer.weight = nn.Parameter(_filled(weights[name].detach().clone()))
             kept[name] = layer.weight
             continue
         sparse = _sparse_layer(layer, index)
@@ -135,8 +175,28 @@ def sparsify(
         result = _replaced(result, path, sparse)
         kept[name] = sparse.kept
     _refuse_shared(result, weights)
+    _fill(result)
     tensors = list(kept.values())
-    return KeptNetwork(module=result, kept=tensors, floats=_floats_outside(result, {id(t) for t in tensors}))
+    floats = _floats_outside(result, {id(t) for t in tensors})
+    network = KeptNetwork(module=result, kept=tensors, floats=floats)
+    return _with_kernels(network, mask, kernels=kernels, storage=storage, recompute=recompute)
+
+
+@torch.no_grad()
+def _fill(module: nn.Module) -> None:
+    # What a hollow model has besides weights. Whoever trains it is sent the values.
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.is_meta:
+                setattr(part, name, nn.Parameter(_filled(parameter), requires_grad=parameter.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            # A wrapped layer's own weight stays without memory (see `SparseOther`).
+            if buffer.is_meta and name in part.state_dict():
+                setattr(part, name, _filled(buffer))
+
+
+def _filled(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
 def _refuse_shared(result: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -151,7 +211,7 @@ def _refuse_shared(result: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def _sparse_layer(layer: nn.Module, index: Tensor) -> SparseLayer:
     # A subclass may compute something else with its weight, so only the exact types have a form of their own.
-    if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+    if type(layer) is nn.Conv2d and plain_conv(layer):
         return SparseConv2d(dense=layer, index=index)
     if type(layer) is nn.Linear:
         return SparseLinear(dense=layer, index=index)
@@ -164,3 +224,23 @@ def _replaced(model: nn.Module, path: str, layer: nn.Module) -> nn.Module:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, layer)
     return model
+
+
+def _with_kernels(
+    network: KeptNetwork, mask: Mask, *, kernels: Kernels, storage: Activations | None, recompute: bool
+) -> KeptNetwork:
+    module = network.module
+    activations = Activations() if storage is None else storage
+    sparse = any(isinstance(layer, SparseLayer) for layer in module.modules())
+    native = kernels != "dense" and status().available and sparse
+    if not native and activations == Activations() and not recompute:
+        return network
+    converted = convert(module)
+    store(module, activations)
+    if recompute:
+        recompute_stages(module)
+    if not native:
+        return network
+    if kernels == "native" or mask.density <= NATIVE_BELOW:
+        set_paths(module, dict.fromkeys(kernel_layers(module), "native"))
+    return replace(network, converted=converted, unconverted=unconverted(module))

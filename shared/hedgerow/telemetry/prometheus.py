@@ -31,6 +31,7 @@ REJECTED = (*get_args(Damage), "duplicate", "unrequested", "late")
 RUN_STATES = ("waiting", "pruning", "training", "finished", "failed")
 _OTHER = "other"
 _DIRECTIONS = ("up", "down")
+_PHASES = ("forward", "backward", "update")
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
@@ -68,6 +69,16 @@ class RunMetrics:
         self._churn = self._unknown("hedgerow_mask_churn_ratio", "Kept weights that the last round exchanged.")
         self._flips = self._unknown("hedgerow_sign_flip_ratio", "Signs that the last round changed.")
         self._peak = self._unknown("hedgerow_client_peak_memory_bytes", "Largest measured peak in the last cohort.")
+        self._phases = Gauge(
+            "hedgerow_client_phase_memory_bytes",
+            "Largest measured peak in the last cohort, by phase of a step.",
+            ["phase"],
+            registry=of,
+        )
+        self._ledger = self._unknown("hedgerow_client_ledger_memory_bytes", "What the peak was computed to be.")
+        self._native = self._unknown(
+            "hedgerow_native_weights_ratio", "Kept weights that native sparse kernels compute with, in the last cohort."
+        )
         self._replies = Counter("hedgerow_replies_total", "Replies of clients.", ["result"], registry=of)
         self._failed = Counter(
             "hedgerow_failed_replies_total", "Clients that did not deliver, by what was wrong.", ["kind"], registry=of
@@ -89,6 +100,8 @@ class RunMetrics:
         for result in ("folded", "failed"):
             self._replies.labels(result)
         _prepare(self._failed, FAILURES)
+        for name in _PHASES:
+            self._phases.labels(name).set(math.nan)
         for direction in _DIRECTIONS:
             self._bytes.labels(direction)
             self._entropy.labels(direction)
@@ -99,12 +112,17 @@ class RunMetrics:
     def restore(self, record: RoundRecord) -> None:
         """Shows the last round of an earlier process; counts nothing."""
         self._round.set(record.round)
+        measured = record.measured
+        ledger, phases = measured.client_ledger_bytes, measured.client_phase_bytes
         optional: tuple[tuple[Gauge, float | None], ...] = (
             (self._accuracy, record.accuracy),
             (self._loss, record.loss),
             (self._train_loss, record.train_loss),
             (self._flips, record.flip_rate),
-            (self._peak, record.measured.client_peak_bytes),
+            (self._peak, measured.client_peak_bytes),
+            (self._ledger, None if ledger is None else ledger.peak),
+            (self._native, measured.native_share),
+            *((self._phases.labels(name), None if phases is None else getattr(phases, name)) for name in _PHASES),
         )
         for gauge, value in optional:
             if value is not None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hedgerow.errors import FailureKind
 
-__all__ = ["Failure", "Measured", "RoundRecord", "SectionBytes", "read_records"]
+__all__ = ["Failure", "Measured", "PhaseBytes", "RoundRecord", "SectionBytes", "read_records"]
 
 
 class _Record(BaseModel):
@@ -37,6 +37,22 @@ class SectionBytes(_Record):
     """Shannon bound of what they had to say, in bytes."""
 
 
+class PhaseBytes(_Record):
+    """Bytes that one client's training held at most in each phase of a step: network and optimisers' state included."""
+
+    forward: int
+    """Running the network; activations are kept for the backward pass."""
+    backward: int
+    """Making the gradients; activations go."""
+    update: int
+    """The optimiser's step."""
+
+    @property
+    def peak(self) -> int:
+        """The largest of them."""
+        return max(self.forward, self.backward, self.update)
+
+
 class Measured(_Record):
     """What differs from one execution to the next."""
 
@@ -49,6 +65,13 @@ class Measured(_Record):
     client_peak_bytes: int | None
     """Largest measured peak of what torch held for one client's training, in bytes: network, optimisers' state, and the
     most that one step allocates. None where no client said."""
+    client_phase_bytes: PhaseBytes | None = None
+    """The same by phase, each the largest of any client."""
+    client_ledger_bytes: PhaseBytes | None = None
+    """What `hedgerow.ledger` computes for the same from the model, the mask and the settings. Nothing here was
+    measured, but which kernels it is about was."""
+    native_share: float | None = None
+    """Fraction of the kept weights that native sparse kernels computed with, the mean over the clients that said."""
     coordinator_peak_bytes: int | None
     """Peak resident memory of the coordinator's process so far, in bytes."""
 

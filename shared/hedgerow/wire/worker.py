@@ -1,4 +1,4 @@
-"""A worker process of the local grid, or of a device: `python -m hedgerow.wire.worker FD APP`.
+"""A worker process of the local grid, or of a device: `python -m hedgerow.wire.worker FD APP [notes]`.
 
 It answers one message at a time with a Flower ClientApp. All that it is sent comes from the process that started it,
 and it ends with that process, in the midst of training too.
@@ -6,8 +6,10 @@ and it ends with that process, in the midst of training too.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import logging
 import os
 import select
 import sys
@@ -33,17 +35,22 @@ def load_client_app(reference: str) -> ClientApp:
     return app
 
 
-def main(descriptor: int, reference: str) -> None:
+def main(descriptor: int, reference: str, *, notes: bool = False) -> None:
     """Answers until the other end closes.
 
     Frames in: run configuration as JSON once; then for each message its node's number of the partition as JSON, the
     node's state, the message. Frames out for each: `ok` and the reply and the state, or `error` and the reason twice:
-    for the user, and with the traceback.
+    for the user, and with the traceback. With `notes`, what the client logs comes before them: `note`, a line, nothing.
     """
     # Where there are several workers they are the parallelism. One thread also makes every sum come out the same.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     connection = Connection(descriptor)
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
+    if notes:
+        log = logging.getLogger("hedgerow.client")
+        log.setLevel(logging.INFO)
+        log.addHandler(_Notes(connection))
+        log.propagate = False
     run_config = json.loads(connection.recv_bytes())
     app = load_client_app(reference)
     while True:
@@ -72,6 +79,19 @@ def main(descriptor: int, reference: str) -> None:
             return
 
 
+class _Notes(logging.Handler):
+    """Sends each line to the other end."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # nobody is there any more, and the answer will find out
+            for frame in (b"note", record.getMessage().encode(errors="replace"), b""):
+                self._connection.send_bytes(frame)
+
+
 def _end_with_parent(descriptor: int) -> None:
     # The kernel closes the other end of the socket however the parent dies. Linux could also send a signal
     # (PR_SET_PDEATHSIG), but it does so when the thread that started this process ends, and that may be a short one.
@@ -83,4 +103,4 @@ def _end_with_parent(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], notes=sys.argv[3:] == ["notes"])

@@ -21,6 +21,9 @@ class Progress:
     def training(self, round: int) -> None:
         """Work on a request began."""
 
+    def note(self, text: str) -> None:
+        """The client says something about its work, such as how it computes a network that it has just built."""
+
     def replied(self, round: int, *, size: int, seconds: float | None) -> None:
         """A reply of so many bytes went out; `seconds` of work, None where it was kept from before."""
 
@@ -65,6 +68,10 @@ class ConsoleProgress(Progress):
     def training(self, round: int) -> None:
         """See `Progress`."""
         self._line(f"round {round}: training")
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._line(f"  {clean_text(text)}")
 
     def replied(self, round: int, *, size: int, seconds: float | None) -> None:
         """See `Progress`."""

@@ -113,7 +113,13 @@ async def _work(joining: Joining, *, folder: DeviceFolder, progress: Progress) -
         examples=examples,
         once=joining.once,
     )
-    start_worker = functools.partial(WorkerProcess, threads=joining.threads)
+    loop = asyncio.get_running_loop()
+
+    def tell(line: str) -> None:
+        # A thread that waits for the worker calls this.
+        loop.call_soon_threadsafe(progress.note, line)
+
+    start_worker = functools.partial(WorkerProcess, threads=joining.threads, tell=tell)
     desk = Desk(folder, node_config=joining.node_config(), start_worker=start_worker, progress=progress)
     try:
         await serve(device, desk=desk, progress=progress)

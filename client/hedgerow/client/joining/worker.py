@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,10 +61,16 @@ class WorkerProcess:
         run_config: Flower's, for the client app; JSON.
         app: the client app, as `package.module:attribute`.
         threads: that it trains with.
+        tell: is given each line that the client logs while it answers, in the thread that waits for the answer.
     """
 
-    def __init__(self, run_config: str, *, app: str = CLIENT_APP, threads: int = 1) -> None:
-        self._process, self._connection = launch_worker(app, run_config=run_config.encode(), threads=threads)
+    def __init__(
+        self, run_config: str, *, app: str = CLIENT_APP, threads: int = 1, tell: Callable[[str], object] | None = None
+    ) -> None:
+        self._tell = tell
+        self._process, self._connection = launch_worker(
+            app, run_config=run_config.encode(), threads=threads, notes=tell is not None
+        )
 
     @property
     def pid(self) -> int:
@@ -81,7 +87,11 @@ class WorkerProcess:
         try:
             for frame in (json.dumps(dict(node_config)).encode(), state, message):
                 self._connection.send_bytes(frame)
-            kind, first, second = (self._receive() for _ in range(3))
+            kind, first, second = self._frames()
+            while kind == b"note":
+                if self._tell is not None:
+                    self._tell(first.decode(errors="replace"))
+                kind, first, second = self._frames()
         except (EOFError, OSError):
             self.kill()
             code = self._process.wait()
@@ -99,6 +109,9 @@ class WorkerProcess:
         self.kill()
         self._process.wait()
         self._connection.close()
+
+    def _frames(self) -> tuple[bytes, bytes, bytes]:
+        return self._receive(), self._receive(), self._receive()
 
     def _receive(self) -> bytes:
         # What the worker has started may hold its end of the socket open, so that is no proof that it lives.

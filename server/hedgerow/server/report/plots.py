@@ -177,15 +177,26 @@ def _margin(records: Sequence[RoundRecord]) -> Picture | None:
 
 
 def _memory(records: Sequence[RoundRecord]) -> Picture | None:
-    line = _line(
-        records,
-        lambda r: r.measured.client_peak_bytes,
-        label="Largest of the cohort",
-        colour=3,
-        show=bytes_text,
-    )
-    note = "Measured: what torch held for one client’s training."
-    return _picture("memory", "Client peak memory", [line], tick=bytes_text, note=note, zero=True)
+    def phase(name: str, label: str, colour: int) -> Line | None:
+        def value(record: RoundRecord) -> float | None:
+            phases = record.measured.client_phase_bytes
+            return None if phases is None else float(getattr(phases, name))
+
+        return _line(records, value, label=label, colour=colour, show=bytes_text)
+
+    def computed(record: RoundRecord) -> float | None:
+        ledger = record.measured.client_ledger_bytes
+        return None if ledger is None else ledger.peak
+
+    lines = [phase("forward", "Forward", 2), phase("backward", "Backward", 3), phase("update", "Update", 4)]
+    if lines == [None, None, None]:  # of an older version
+        peak = _line(
+            records, lambda r: r.measured.client_peak_bytes, label="Largest of the cohort", colour=3, show=bytes_text
+        )
+        lines = [peak]
+    lines.append(_line(records, computed, label="Computed peak", colour=1, show=bytes_text, dashed=True))
+    note = "Measured: what torch held at most for one client’s training, the largest of the cohort."
+    return _picture("memory", "Client peak memory", lines, tick=bytes_text, note=note, zero=True)
 
 
 def _seconds(records: Sequence[RoundRecord]) -> Picture | None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from hedgerow.files import write_atomically
+from hedgerow.ledger import Ledger
+from hedgerow.server.report.computing import (
+    kernels_text,
+    layer_rows,
+    ledger_rows,
+    phase_rows,
+    unconverted_texts,
+)
 from hedgerow.server.report.plots import pictures
 from hedgerow.server.report.settings_text import settings_text
 from hedgerow.server.report.summary import Sizes, tiles
@@ -38,6 +47,8 @@ def write_report(
     facts: Mapping[str, str],
     sizes: Sizes,
     how_to_load: str = HOW_TO_LOAD,
+    ledger: Ledger | None = None,
+    paths: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the page atomically; the same arguments give the same bytes.
 
@@ -52,6 +63,8 @@ def write_report(
         facts: Short facts by name: model, parameters, size of the model's file, seed, run, versions.
         sizes: What the dense model would weigh.
         how_to_load: Python that loads the exported model.
+        ledger: What a client's training was computed to take.
+        paths: What computes each layer (the record of a `PathChoice`).
 
     Raises:
         RunError: the file cannot be written.
@@ -67,6 +80,11 @@ def write_report(
         last_round=records[-1].round if records else None,
         tiles=tiles(records, sizes),
         pictures=[(picture, Markup(picture.svg)) for picture in pictures(records)],
+        kernels=kernels_text(records, paths),
+        phase_rows=phase_rows(records),
+        ledger_rows=ledger_rows(ledger),
+        layer_rows=layer_rows(ledger, paths),
+        unconverted=unconverted_texts(paths),
         failures=failures[-FAILURES_SHOWN:],
         failures_in_all=len(failures),
         columns=COLUMNS,

@@ -124,7 +124,14 @@ def _bits(records: Sequence[RoundRecord]) -> Tile:
 
 
 def _memory(records: Sequence[RoundRecord]) -> Tile:
-    peaks = [r.measured.client_peak_bytes for r in records if r.measured.client_peak_bytes is not None]
-    if not peaks:
+    known = [r.measured for r in records if r.measured.client_peak_bytes is not None]
+    if not known:
         return Tile(label="Peak client memory", value=MISSING, note="not measured on this system")
-    return Tile(label="Peak client memory", value=bytes_text(max(peaks)), note="measured, one client’s training")
+    largest = max(known, key=lambda measured: measured.client_peak_bytes or 0)
+    computed = largest.client_ledger_bytes
+    beside = "" if computed is None else f"; computed: {bytes_text(computed.peak)}"
+    return Tile(
+        label="Peak client memory",
+        value=bytes_text(largest.client_peak_bytes),
+        note=f"measured, one client’s training{beside}",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hedgerow.telemetry.records import RoundRecord
+from hedgerow.telemetry.records import PhaseBytes, RoundRecord
 from hedgerow.units import MISSING, clean_text, number_text, percent_text
 
 __all__ = ["COLUMNS", "FAILURES_SHOWN", "FailureRow", "failure_rows", "round_rows"]
@@ -32,6 +32,10 @@ def _exact_percent(value: float | None) -> str:
     return text if text == MISSING else f"{text}%"
 
 
+def _phase(value: PhaseBytes | None, name: str) -> str:
+    return _whole(None if value is None else getattr(value, name))
+
+
 _CELLS: tuple[tuple[str, Callable[[RoundRecord], str]], ...] = (
     ("Round", lambda r: str(r.round)),
     ("Accuracy", lambda r: _exact_percent(r.accuracy)),
@@ -51,6 +55,11 @@ _CELLS: tuple[tuple[str, Callable[[RoundRecord], str]], ...] = (
     ("… on a client", lambda r: _exact_percent(r.client_flip_rate)),
     ("Vote margin", lambda r: number_text(r.vote_margin, 3)),
     ("Client peak, bytes", lambda r: _whole(r.measured.client_peak_bytes)),
+    ("… forward", lambda r: _phase(r.measured.client_phase_bytes, "forward")),
+    ("… backward", lambda r: _phase(r.measured.client_phase_bytes, "backward")),
+    ("… update", lambda r: _phase(r.measured.client_phase_bytes, "update")),
+    ("… computed", lambda r: _phase(r.measured.client_ledger_bytes, "peak")),
+    ("On native kernels", lambda r: percent_text(r.measured.native_share)),
     ("Coordinator peak, bytes", lambda r: _whole(r.measured.coordinator_peak_bytes)),
     ("Seconds", lambda r: number_text(r.measured.seconds, 2)),
     ("Evaluation, s", lambda r: number_text(r.measured.evaluation_seconds, 2)),

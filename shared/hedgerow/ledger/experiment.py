@@ -1,0 +1,38 @@
+"""The plan that an experiment's settings make."""
+
+from __future__ import annotations
+
+from hedgerow.config import Experiment
+from hedgerow.ledger.plan import Plan
+from hedgerow.native.library import status
+
+__all__ = ["plan_of"]
+
+_VALUE_BITS = {"exact": 32.0, "int8": 8.0, "int4": 4.0, "topk": 32.0}
+
+
+def plan_of(experiment: Experiment, *, native: bool) -> Plan:
+    """What a client of `experiment` does, on a machine where native kernels compute most of it or not.
+
+    Whether it has them at all, where they do not, is taken from this machine.
+
+    >>> plan_of(Experiment(), native=True).samples
+    16
+    """
+    training = experiment.training
+    signs = experiment.representation == "signs"
+    value_bits = _VALUE_BITS[training.activations]
+    # Of topk: a bit says whether an element is there, and those that are have 16.
+    input_bits = 1 + 16 * training.keep_ratio if training.activations == "topk" else value_bits
+    return Plan(
+        samples=training.batch_size if training.micro_batch is None else training.micro_batch,
+        parts=training.micro_batch is not None and training.micro_batch < training.batch_size,
+        native=native,
+        compact=native or status().available,
+        state_bytes=0 if signs or experiment.weights.momentum == 0 else 4,
+        value_bits=value_bits,
+        input_bits=input_bits,
+        recompute=training.recompute,
+        signs=signs,
+        magnitude_bytes=4 if signs and experiment.signs.magnitude == "random" else 0,
+    )

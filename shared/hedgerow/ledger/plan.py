@@ -1,0 +1,37 @@
+"""What the settings and the device decide of the memory that training takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a client trains, as far as memory is concerned.
+
+    Attributes:
+        samples: that go through the network at once.
+        parts: whether a batch goes through it in several parts.
+        native: whether native sparse kernels compute the pruned layers, and what stands between them.
+        compact: whether positions of kept weights are held as the library of native kernels has them, which the dense
+            path does too where there is one.
+        state_bytes: of the optimiser, for each trained value.
+        value_bits: in which what norms and activation functions need for the backward pass is held, an element.
+        input_bits: the same of what only the gradient of a layer's weights needs.
+        recompute: whether the blocks of the network run again in the backward pass.
+        signs: whether every pruned layer has kept positions, even one that is kept whole.
+        magnitude_bytes: frozen, for each kept weight.
+    """
+
+    samples: int
+    parts: bool = False
+    native: bool = True
+    compact: bool = True
+    state_bytes: int = 4
+    value_bits: float = 32
+    input_bits: float = 32
+    recompute: bool = False
+    signs: bool = False
+    magnitude_bytes: int = 0

@@ -1,0 +1,145 @@
+"""The calls of a network as they are really computed: some fused into others, each with what it keeps for backward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from hedgerow.ledger.trace import Call, Trace
+
+__all__ = ["Unit", "units"]
+
+_KEEP_NOTHING = ("add", "iadd", "sub", "pad", "getitem", "cat", "mean", "reshape", "view", "flatten", "permute")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One thing that is computed at once.
+
+    Attributes:
+        call: the one that it is named after, with its weight.
+        reads: tensors that it needs.
+        makes: the one that it makes.
+        inputs: of `reads`, what only the gradient of its weight needs.
+        values: tensors that it keeps for anything else.
+        signs: a tensor that it needs the signs of only.
+        rectified: tensors whose signs it finds in what it keeps of them, if that is exact.
+        per_output: further bytes that it keeps for each element of `makes`.
+        stage: which of the network's stages it belongs to.
+    """
+
+    call: Call
+    reads: tuple[int, ...]
+    makes: int
+    inputs: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+    signs: tuple[int, ...] = ()
+    rectified: tuple[int, ...] = ()
+    per_output: int = 0
+    stage: int = 0
+
+
+def units(found: Trace, *, native: bool, stage_of: Callable[[Call], int] = lambda call: 0) -> tuple[Unit, ...]:
+    """What is computed, in its order; nothing is fused across the bounds of a stage.
+
+    With native kernels a layer computes the norm and ReLU before it for itself, if nobody else reads what they make;
+    a norm does the sum and ReLU after it, and a pooling layer keeps one byte an output in place of nine and its input.
+    """
+    calls = [call for call in found.calls if call.kind != "view" and call.inputs]
+    fusion = _Fusion(calls, stage_of)
+    made = [fusion.unit(call) if native else _alone(call) for call in reversed(calls) if fusion.remains(call)]
+    return tuple(replace(unit, stage=stage_of(unit.call)) for unit in reversed(made))
+
+
+class _Fusion:
+    """Goes backward through the calls; each takes in what it can of those before it."""
+
+    def __init__(self, calls: list[Call], stage_of: Callable[[Call], int]) -> None:
+        self._stage_of = stage_of
+        self._maker = {call.output: call for call in calls}
+        self._readers = Counter(tensor for call in calls for tensor in call.inputs)
+        self._taken: set[int] = set()
+
+    def remains(self, call: Call) -> bool:
+        return call.output not in self._taken
+
+    def unit(self, call: Call) -> Unit:
+        first = call.inputs[0]
+        if call.kind == "weight":
+            relu = self._take(first, "relu", by=call) if self._follows_layer(first) else None
+            norm = self._take(relu.inputs[0] if relu else first, "norm", by=call)
+            start = norm.inputs[0] if norm else relu.inputs[0] if relu else first
+            inputs, values = ((), (start,)) if norm or relu else ((start,), ())
+            return Unit(
+                call=call,
+                reads=(start,),
+                makes=call.output,
+                inputs=inputs,
+                values=values,
+                rectified=(start,) if relu else (),
+            )
+        if call.kind == "relu":
+            if norm := self._take(first, "norm", by=call):
+                return Unit(call=norm, reads=norm.inputs, makes=call.output, values=norm.inputs, rectified=norm.inputs)
+            if total := self._take_sum(first, by=call):
+                return self._sum(total, makes=call.output, relu=True)
+        if _is_sum(call):
+            return self._sum(call, makes=call.output, relu=False)
+        if call.kind == "max_pool":
+            return Unit(call=call, reads=call.inputs, makes=call.output, per_output=1)
+        return _alone(call)
+
+    def _sum(self, total: Call, *, makes: int, relu: bool) -> Unit:
+        for tensor in total.inputs:
+            if norm := self._take(tensor, "norm", by=total):
+                reads = (*norm.inputs, *(t for t in total.inputs if t != tensor))
+                return Unit(call=norm, reads=reads, makes=makes, values=norm.inputs, signs=(makes,) if relu else ())
+        return Unit(call=total, reads=total.inputs, makes=makes, signs=(makes,) if relu else ())
+
+    def _follows_layer(self, tensor: int) -> bool:
+        """Whether what makes it reads what a layer or norm has made; a sum is rectified where it is added up."""
+        maker = self._maker.get(tensor)
+        before = None if maker is None else self._maker.get(maker.inputs[0])
+        return before is not None and before.kind in ("weight", "norm")
+
+    def _take(self, tensor: int, kind: str, *, by: Call) -> Call | None:
+        call = self._maker.get(tensor)
+        if call is None or call.kind != kind or self._readers[tensor] != 1 or tensor in self._taken:
+            return None
+        if self._stage_of(call) != self._stage_of(by):
+            return None
+        self._taken.add(tensor)
+        return call
+
+    def _take_sum(self, tensor: int, *, by: Call) -> Call | None:
+        call = self._maker.get(tensor)
+        return self._take(tensor, "other", by=by) if call is not None and _is_sum(call) else None
+
+
+def _is_sum(call: Call) -> bool:
+    return call.kind == "other" and call.name.rpartition(".")[2] in ("add", "iadd") and len(call.inputs) == 2
+
+
+def _alone(call: Call) -> Unit:
+    """As torch computes it."""
+    kept: dict[str, Iterable[int]] = {}
+    match call.kind:
+        case "weight":
+            kept = {"inputs": call.inputs}
+        case "norm":
+            kept = {"values": call.inputs}
+        case "relu":
+            kept = {"signs": (call.output,)}
+        case "max_pool":
+            return Unit(call=call, reads=call.inputs, makes=call.output, values=call.inputs, per_output=8)
+        case "other" if call.name.rpartition(".")[2] not in _KEEP_NOTHING:
+            kept = {"values": (call.output,)}
+    return Unit(
+        call=call,
+        reads=call.inputs,
+        makes=call.output,
+        inputs=tuple(kept.get("inputs", ())),
+        values=tuple(kept.get("values", ())),
+        signs=tuple(kept.get("signs", ())),
+    )
