@@ -3,12 +3,16 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# In a shell's background job Ctrl-C is ignored, and so it would be by all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What is measured while tests run is not for the user's own runs. Processes that tests start inherit it.
 _cache = tempfile.mkdtemp(prefix="hedgerow-tests-")
