@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["batch_last", "flat_channels", "is_batch_last", "logical", "planes"]
+__all__ = ["flat_channels", "is_batch_last", "logical", "planes"]
 
 
 def is_batch_last(x: Tensor) -> bool:
@@ -19,12 +19,6 @@ def is_batch_last(x: Tensor) -> bool:
     True
     """
     return bool(_last(x).is_contiguous())
-
-
-def batch_last(x: Tensor) -> Tensor:
-    """`x` itself where it is batch last, else a copy that is; (N, C, H, W) or (N, C), any dtype."""
-    moved = _last(x)
-    return x if moved.is_contiguous() else moved.contiguous().movedim(-1, 0)
 
 
 def planes(x: Tensor) -> Tensor:
