@@ -15,6 +15,11 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_VOTES: _ClassVar[Kind]
     KIND_WEIGHTS: _ClassVar[Kind]
     KIND_FLOATS: _ClassVar[Kind]
+    KIND_FLIPS: _ClassVar[Kind]
+    KIND_MASK_DELTA: _ClassVar[Kind]
+    KIND_DRIFT: _ClassVar[Kind]
+    KIND_TOP_K: _ClassVar[Kind]
+    KIND_COUNTS: _ClassVar[Kind]
 
 class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -23,31 +28,72 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_FLOAT32: _ClassVar[Codec]
     CODEC_BYTES_ZSTD: _ClassVar[Codec]
     CODEC_GAPS_ZSTD: _ClassVar[Codec]
+    CODEC_BITS_RANS: _ClassVar[Codec]
+    CODEC_GAPS_RANS: _ClassVar[Codec]
+    CODEC_BITS_ZSTD: _ClassVar[Codec]
+    CODEC_SYMBOLS_RANS: _ClassVar[Codec]
+    CODEC_MASK_RANS: _ClassVar[Codec]
+    CODEC_FLOAT16: _ClassVar[Codec]
+    CODEC_BFLOAT16: _ClassVar[Codec]
+    CODEC_ORDERED16: _ClassVar[Codec]
+    CODEC_ORDERED_BFLOAT16: _ClassVar[Codec]
+    CODEC_INT8_BLOCK: _ClassVar[Codec]
+    CODEC_UNIFORM: _ClassVar[Codec]
 KIND_UNSPECIFIED: Kind
 KIND_MASK: Kind
 KIND_SIGNS: Kind
 KIND_VOTES: Kind
 KIND_WEIGHTS: Kind
 KIND_FLOATS: Kind
+KIND_FLIPS: Kind
+KIND_MASK_DELTA: Kind
+KIND_DRIFT: Kind
+KIND_TOP_K: Kind
+KIND_COUNTS: Kind
 CODEC_UNSPECIFIED: Codec
 CODEC_BITS: Codec
 CODEC_FLOAT32: Codec
 CODEC_BYTES_ZSTD: Codec
 CODEC_GAPS_ZSTD: Codec
+CODEC_BITS_RANS: Codec
+CODEC_GAPS_RANS: Codec
+CODEC_BITS_ZSTD: Codec
+CODEC_SYMBOLS_RANS: Codec
+CODEC_MASK_RANS: Codec
+CODEC_FLOAT16: Codec
+CODEC_BFLOAT16: Codec
+CODEC_ORDERED16: Codec
+CODEC_ORDERED_BFLOAT16: Codec
+CODEC_INT8_BLOCK: Codec
+CODEC_UNIFORM: Codec
 
 class Payload(_message.Message):
-    __slots__ = ("version", "experiment", "round", "mask_digest", "sections")
+    __slots__ = ("version", "experiment", "round", "mask_digest", "sections", "base", "tensors")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SECTIONS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
     version: int
     experiment: bytes
     round: int
     mask_digest: bytes
     sections: _containers.RepeatedCompositeFieldContainer[Section]
-    def __init__(self, version: _Optional[int] = ..., experiment: _Optional[bytes] = ..., round: _Optional[int] = ..., mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ...) -> None: ...
+    base: int
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, version: _Optional[int] = ..., experiment: _Optional[bytes] = ..., round: _Optional[int] = ..., mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ..., base: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("name", "shape", "prunable")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    PRUNABLE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    prunable: bool
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., prunable: _Optional[bool] = ...) -> None: ...
 
 class Section(_message.Message):
     __slots__ = ("kind", "codec", "count", "parameter", "data")

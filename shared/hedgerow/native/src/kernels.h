@@ -48,7 +48,32 @@
     X(scatter_kept, (const float *values, const int32_t *rows, const void *codes, int64_t code_bytes, int64_t outputs,  \
                      int64_t row_size, float *dense, int threads))                                                      \
     X(gather_kept, (const float *dense, const int32_t *rows, const void *codes, int64_t code_bytes, int64_t outputs,    \
-                    int64_t row_size, float *values, int threads))
+                    int64_t row_size, float *values, int threads)) \
+    /* rans.cpp: symbols of one row of frequencies, or of contexts' rows (or null). Words are written up to the end of  \
+       room for `count`, from `first` on, which is -1 for a symbol without a frequency; states are read and written.    \
+       scratch: 16 bytes a frequency. */                                                                                \
+    X(rans_encode, (const uint8_t *symbols, const uint8_t *contexts, int64_t count, const uint32_t *frequencies,        \
+                    int64_t rows, int64_t alphabet, int64_t lanes, void *scratch, uint32_t *states, uint16_t *words,    \
+                    int64_t *first))                                                                                    \
+    /* slots: 2**15 for each row; entries: one a frequency. used: how many words were read. */                          \
+    X(rans_decode, (const uint16_t *words, int64_t held, uint8_t *symbols, const uint8_t *contexts,                     \
+                    const uint32_t *frequencies, int64_t count, int64_t rows, int64_t alphabet, int64_t lanes,          \
+                    uint8_t *slots, uint32_t *entries, uint32_t *states, int64_t *used))                                \
+    /* gaps.cpp: gaps between ones from bit `begin` to before `end`, as parts that are at most `last`, low bits, and     \
+       what is beyond `last`. */                                                                                        \
+    X(gaps_split, (const uint8_t *bits, int64_t begin, int64_t end, int64_t low_bits, int64_t last, uint8_t *high,      \
+                   uint8_t *low, int64_t *beyond))                                                                      \
+    /* The same back, into bits that are 0. sound: 1, or 0 if a one would not be before `end`. */                       \
+    X(gaps_join, (const uint8_t *high, const uint8_t *low, const int64_t *beyond, int64_t ones, int64_t low_bits,       \
+                  int64_t last, int64_t begin, int64_t end, uint8_t *bits, int64_t *sound))                                           \
+    /* votes.cpp: adds bitmaps of `bytes`, times their weights, to bit-sliced counters of `planes` digits, which have to \
+       be enough; the planes are in groups of 8. */                                                                     \
+    X(add_votes, (const uint8_t *const *votes, const int64_t *weights, int64_t clients, uint8_t *const *groups,         \
+                  int64_t planes, int64_t bytes))                                                                       \
+    /* The counters of `blocks` blocks from `first` on. */                                                              \
+    X(vote_sums, (const uint8_t *const *groups, int64_t group_count, int64_t first, int64_t blocks, int64_t *sums))     \
+    /* sums.cpp: the high and low limbs of rint(values * 2^32) are added up, times the weight. */                       \
+    X(add_fixed, (const float *values, int64_t weight, int64_t *high, int64_t *low, int64_t count))
 
 namespace hedgerow {
 
