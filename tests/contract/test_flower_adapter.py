@@ -86,5 +86,8 @@ def test_an_empty_state_is_no_bytes() -> None:
 def test_content_without_a_payload_is_refused() -> None:
     with pytest.raises(PayloadError, match="no hedgerow payload"):
         payload_in(RecordDict())
-    with pytest.raises(PayloadError, match="no metrics"):
-        metrics_in(RecordDict())
+
+
+def test_content_without_metrics_has_none() -> None:
+    assert metrics_in(RecordDict()) == {}
+    assert metrics_in(content_of(b"abc")) == {}

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from hedgerow.codec import decode_payload, encode_payload, floats_section, signs_section
+from hedgerow.codec import Section, decode_payload, encode_payload, encode_values, plain_levels_section
 from hedgerow.config import load_experiment, parse_override
+from hedgerow.exchange import Measures
 from hedgerow.server import coordinator, delivery, run_folder
 from hedgerow.server.bench import Bench
 from hedgerow.server.coordinator import coordinate
 from hedgerow.server.fleet import Reply, Request
 from hedgerow.server.fold import Fold
+from hedgerow.server.history import FolderHistory
 from hedgerow.server.journal import SqliteJournal
 from hedgerow.server.progress import Observer
 from hedgerow.server.run_folder import RunFolder
@@ -38,6 +40,11 @@ SETTINGS = (
     "pruning.density=0.1",
     "pruning.iterations=2",
     "aggregation.min_replies=2",
+    # What the fleet below says.
+    "aggregation.signs=drift",
+    "signs.abstain=0.5",
+    "wire.down=bf16",
+    "wire.up=fp32",
 )
 EXPERIMENT = load_experiment(overrides=[parse_override(text) for text in SETTINGS])
 
@@ -48,6 +55,7 @@ MOMENTS: list[tuple[Any, str]] = [
     (SqliteJournal, "_put"),  # within the steps of `begin` and `close`
     (SqliteJournal, "forget"),
     (Fold, "take"),
+    (FolderHistory, "add"),
     (RunFolder, "load"),
     (RunFolder, "save"),
     (RunFolder, "remove_journal"),
@@ -93,11 +101,25 @@ class FleetOfFour:
             return Reply(request.node, None, "the camera is broken", {}, *sizes)
         header, sections = decode_payload(request.payload, limit=2**20)
         random = np.random.default_rng((request.node, round))
-        votes = random.random(sections[pb.KIND_VOTES].count) < 0.5
+        votes = random.integers(0, 3, sections[pb.KIND_VOTES].count).astype(np.uint8)
         floats = random.random(sections[pb.KIND_FLOATS].count).astype(np.float32)
-        payload = encode_payload(header, [signs_section(votes), floats_section(floats)])
-        metrics = {"examples": float(random.integers(1, 50)), "loss": random.random(), "seconds": 1.0}
-        return Reply(request.node, payload, None, metrics, *sizes)
+        values = encode_values(floats, format="fp32", groups=[floats.size]).coded
+        measures = Measures(
+            examples=int(random.integers(1, 50)),
+            loss=random.random(),
+            seconds=1.0,
+            forward_bytes=0,
+            backward_bytes=0,
+            update_bytes=0,
+            native_share=0,
+        )
+        sections_up = [
+            plain_levels_section(pb.KIND_DRIFT, votes, alphabet=3),
+            Section.of(pb.KIND_FLOATS, values, count=floats.size),
+            measures.section(),
+        ]
+        payload = encode_payload(header.of_reply(), sections_up)
+        return Reply(request.node, payload, None, {}, *sizes)
 
 
 class Moments:

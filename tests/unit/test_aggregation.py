@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgerow.codec import Bits, Floats
+from hedgerow.codec import Bits, Floats, Levels, Votes
 from hedgerow.errors import PayloadError
+from hedgerow.native.library import Status
 from hedgerow.server.aggregation import FloatMean, SignMean
 
 weights = st.integers(1, 2**24)
@@ -29,6 +30,13 @@ def sign_replies(draw: st.DrawFn) -> list[tuple[Bits, int]]:
     return [(np.array(v, dtype=np.bool_), w) for v, w in draw(st.lists(reply, min_size=1, max_size=8))]
 
 
+@st.composite
+def vote_replies(draw: st.DrawFn) -> list[tuple[Levels, int]]:
+    count = draw(st.integers(1, 20))
+    reply = st.tuples(st.lists(st.integers(0, 2), min_size=count, max_size=count), weights)
+    return [(np.array(v, dtype=np.uint8), w) for v, w in draw(st.lists(reply, min_size=1, max_size=40))]
+
+
 def float_mean(replies: list[tuple[Floats, int]]) -> Floats:
     mean = FloatMean(replies[0][0].size)
     for value, weight in replies:
@@ -40,7 +48,7 @@ def float_mean(replies: list[tuple[Floats, int]]) -> Floats:
 def sign_mean(replies: list[tuple[Bits, int]]) -> Floats:
     mean = SignMean(replies[0][0].size)
     for value, weight in replies:
-        mean.add(value, weight=weight)
+        mean.add(Votes.from_bools(value), weight=weight)
     return mean.mean()
 
 
@@ -53,6 +61,63 @@ def test_the_mean_vote_weighs_clients_by_their_samples() -> None:
 
 def test_an_even_split_is_zero() -> None:
     assert sign_mean([(np.array([True]), 7), (np.array([False]), 7)]).tolist() == [0.0]
+
+
+def test_who_abstains_counts_in_the_weight_only() -> None:
+    mean = SignMean(4)
+    mean.add(Votes.from_ternary(np.array([2, 2, 1, 1], dtype=np.uint8)), weight=3)
+    mean.add(Votes.from_ternary(np.array([2, 1, 0, 1], dtype=np.uint8)), weight=1)
+    assert mean.mean().tolist() == [1.0, 0.75, -0.25, 0.0]
+
+
+def test_clients_that_abstain_and_others_that_do_not_are_averaged_together() -> None:
+    mean = SignMean(3)
+    mean.add(Votes.from_bools(np.array([True, True, False])), weight=2)
+    mean.add(Votes.from_ternary(np.array([1, 0, 1], dtype=np.uint8)), weight=2)
+    mean.add(Votes.from_bools(np.array([True, False, False])), weight=4)
+    assert mean.mean().tolist() == [0.75, -0.5, -0.75]
+
+
+@given(vote_replies(), st.randoms())
+def test_ternary_votes_are_averaged_exactly_but_for_the_rounding_in_any_order(
+    replies: list[tuple[Levels, int]], random: object
+) -> None:
+    means = []
+    for _ in range(2):
+        mean = SignMean(replies[0][0].size)
+        for symbols, weight in replies:
+            votes = Votes.from_ternary(symbols)
+            mean.check(votes)
+            mean.add(votes, weight=weight)
+        means.append(mean.mean())
+        random.shuffle(replies)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
+    assert means[0].tobytes() == means[1].tobytes()
+    total = sum(weight for _, weight in replies)
+    sums = sum((s.astype(np.int64) - 1) * w for s, w in replies)
+    assert means[0].tolist() == [float(np.float32(int(n) / total)) for n in np.asarray(sums)]
+
+
+def test_the_mean_is_the_quotient_of_whole_numbers_rounded_once() -> None:
+    generator, mean = np.random.default_rng(0), SignMean(5000)
+    positive, total = np.zeros(5000, dtype=np.int64), 0
+    for weight in generator.integers(1, 3000, 40).tolist():
+        up = generator.random(5000) < 0.5
+        mean.add(Votes.from_bools(up), weight=weight)
+        positive, total = positive + up * weight, total + weight
+    assert mean.mean().tobytes() == ((2 * positive - total) / total).astype(np.float32).tobytes()
+
+
+def test_a_vote_that_is_up_where_its_client_abstains_is_refused() -> None:
+    votes = Votes(np.array([0b1100_0000], dtype=np.uint8), np.array([0b1010_0000], dtype=np.uint8), 3)
+    with pytest.raises(PayloadError, match="up where its client abstains"):
+        SignMean(3).check(votes)
+
+
+def test_votes_or_values_of_another_number_are_a_mistake_of_the_caller() -> None:
+    with pytest.raises(AssertionError, match="3 votes for 4 weights"):
+        SignMean(4).add(Votes.from_bools(np.array([True, True, False])), weight=1)
+    with pytest.raises(AssertionError, match="values for"):
+        FloatMean(4).add(np.zeros(3, dtype=np.float32), weight=1)
 
 
 def test_the_mean_of_floats_weighs_clients_by_their_samples() -> None:
@@ -74,6 +139,21 @@ def test_signs_fold_to_the_same_bits_in_any_order(replies: list[tuple[Bits, int]
     shuffled = list(replies)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # as above
     assert sign_mean(shuffled).tobytes() == sign_mean(replies).tobytes()
+
+
+@given(st.lists(values | st.sampled_from([0.5, 1.5, 2.5, -0.5, -1.5, -2.5]).map(lambda v: v * 2**-32)), weights)
+def test_native_and_numpy_fold_floats_to_the_same_bits(folded: list[float], weight: int) -> None:
+    native = float_mean([(np.array(folded, dtype=np.float32), weight)] * 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hedgerow.server.aggregation.status", lambda: Status(available=False, reason="a test"))
+        numpy = float_mean([(np.array(folded, dtype=np.float32), weight)] * 3)
+    assert native.tobytes() == numpy.tobytes()
+
+
+def test_halves_of_the_smallest_step_are_rounded_to_even() -> None:
+    halves = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5], dtype=np.float32) * np.float32(2**-32)
+    mean = float_mean([(halves, 7)])
+    assert (mean * np.float32(2**32)).tolist() == [0, 2, 2, 0, -2, -2]
 
 
 @given(float_replies())
@@ -127,11 +207,11 @@ def test_no_values_at_all_can_be_averaged() -> None:
 
 
 def test_adding_does_not_change_what_was_added() -> None:
-    floats, signs = np.array([1.5], dtype=np.float32), np.array([True])
+    floats, votes = np.array([1.5], dtype=np.float32), Votes.from_bools(np.array([True]))
     FloatMean(1).add(floats, weight=5)
-    SignMean(1).add(signs, weight=5)
+    SignMean(1).add(votes, weight=5)
     assert floats.tolist() == [1.5]
-    assert signs.tolist() == [True]
+    assert votes.to_floats().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("mean", [SignMean(1), FloatMean(1)], ids=["signs", "floats"])

@@ -1,6 +1,5 @@
 """What a client does with one request: check, train, reply; and that nothing but the request decides the reply."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,57 +11,107 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgerow.assembly import mask_of, model_of
-from hedgerow.client.answer import ClientState, Workshop
+from hedgerow.client.answer import Answer, Workshop
+from hedgerow.client.memory import ClientState
 from hedgerow.client.source import Source, source_in
 from hedgerow.client.training import batches
 from hedgerow.codec import (
+    Bits,
     Floats,
     Header,
+    PackedBits,
     Section,
+    Votes,
     decode_payload,
     encode_payload,
-    floats_section,
-    has_mask,
     mask_section,
-    read_floats,
-    signs_section,
+    plain_bits_section,
 )
 from hedgerow.config import Experiment
 from hedgerow.data import DataFacts, Dataset, Samples, load_dataset
 from hedgerow.errors import ConfigError, DataError, ModelError, PayloadError, TrainingError
+from hedgerow.exchange import Measures, Version
 from hedgerow.native.library import status
 from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.representation import Heard
 from hedgerow.schedules import step_scale
 from hedgerow.sparse import float_tensors, read_vector
 from hedgerow.telemetry.memory import allocation_peak
+from hedgerow.v1 import payload_pb2 as pb
 
 LIMIT = 10**7
 
 
 class Setting:
-    """A tiny federation of one process: the workshop, its mask, and the first broadcast."""
+    """A tiny federation of one process: the workshop, its mask, and the first version."""
 
     def __init__(self, *, training: Mapping[str, object] = MappingProxyType({}), **changes: object) -> None:
         self.experiment = experiment_with(training=training, **changes)
         self.workshop = Workshop(self.experiment)
+        self.exchange = self.workshop.exchange
         dataset = self.workshop.dataset
         model = model_of(self.experiment, dataset)
         self.mask = mask_of(self.experiment, model, dataset.input_shape)
+        self.layers = tuple(self.mask.layer_kept().values())
         weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
-        self.start = self.workshop.representation.initial(weights, self.mask)
+        self.start = self.exchange.representation.initial(weights, self.mask)
         self.floats = read_vector(float_tensors(model))
 
     def header(self, *, round: int = 1, mask: Mask | None = None) -> Header:
         return Header(bytes.fromhex(self.experiment.digest()), round, (mask or self.mask).digest)
 
-    def request(self, *, mask: Mask | None = None, round: int = 1, floats: Floats | None = None) -> bytes:
-        """With `mask`, the request brings that one; without, it refers to the setting's."""
-        body = [
-            self.workshop.representation.broadcast(self.start).section,
-            floats_section(self.floats if floats is None else floats),
-        ]
-        sections = body if mask is None else [mask_of_bits(mask), *body]
-        return encode_payload(self.header(round=round, mask=mask), sections)
+    def version(self, *, round: int = 1, start: Floats | None = None, floats: Floats | None = None) -> Version:
+        return self.exchange.version(
+            round,
+            self.mask.digest,
+            kept=self.start if start is None else start,
+            floats=self.floats if floats is None else floats,
+        )
+
+    def request(
+        self, version: Version | None = None, *, mask: Mask | None = None, round: int = 1, base: Version | None = None
+    ) -> bytes:
+        """With `mask`, the request brings that one; without, it refers to the setting's. With `base` it is a delta."""
+        version = self.version(round=round) if version is None else version
+        body = self.exchange.encode(version, base=base, layers=self.layers)
+        header = replace(self.header(round=version.round, mask=mask), base=0 if base is None else base.round)
+        if mask is None:
+            return encode_payload(header, body)
+        header = replace(header, tensors=self.exchange.architecture.tensors())
+        return encode_payload(header, [mask_of_bits(mask), *body])
+
+    def heard(self, answer: Answer, *, version: Version | None = None) -> tuple[Heard, Heard]:
+        """What the coordinator reads of a reply to `version`, by default that of round 1."""
+        _, sections = decode_payload(answer.payload, limit=LIMIT)
+        version = self.version() if version is None else version
+        return self.exchange.read_reply(sections, version=version, layers=self.layers)
+
+    def votes(self, answer: Answer) -> Bits:
+        votes = self.heard(answer)[0].values
+        assert isinstance(votes, Votes)
+        return votes.to_floats() > 0
+
+    def values(self, answer: Answer) -> Floats:
+        values = self.heard(answer)[0].values
+        assert isinstance(values, np.ndarray)
+        return values
+
+    def floats_of(self, answer: Answer, *, version: Version | None = None) -> Floats:
+        values = self.heard(answer, version=version)[1].values
+        assert isinstance(values, np.ndarray)
+        return values
+
+
+def measures_of(answer: Answer) -> Measures:
+    return Measures.read(decode_payload(answer.payload, limit=LIMIT)[1])
+
+
+def said(payload: bytes) -> tuple[Header, tuple[Section, ...], int, float]:
+    """All of a reply but seconds and bytes, which differ each time that they are measured."""
+    header, sections = decode_payload(payload, limit=LIMIT)
+    measures = Measures.read(sections)
+    trained = tuple(section for kind, section in sections.items() if kind != pb.KIND_COUNTS)
+    return header, trained, measures.examples, measures.loss
 
 
 def experiment_with(*, training: Mapping[str, object] = MappingProxyType({}), **changes: object) -> Experiment:
@@ -80,8 +129,7 @@ def experiment_with(*, training: Mapping[str, object] = MappingProxyType({}), **
 
 
 def mask_of_bits(mask: Mask) -> Section:
-    packed = np.frombuffer(mask.packed(), dtype=np.uint8)
-    return mask_section(np.unpackbits(packed, count=mask.size).astype(np.bool_))
+    return mask_section(mask.flat(), shapes=list(mask.shapes.values()))
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +156,21 @@ def frozen() -> Setting:
 def test_a_request_with_the_mask_is_answered_in_kind(signs: Setting) -> None:
     answer = signs.workshop.answer(signs.request(mask=signs.mask), client=0, state=ClientState())
     header, sections = decode_payload(answer.payload, limit=LIMIT)
-    assert header == signs.header()
-    assert not has_mask(sections)
-    assert signs.workshop.representation.read_reply(sections, signs.mask.kept).dtype == np.bool_
-    assert np.isfinite(read_floats(sections, signs.floats.size)).all()
-    assert answer.metrics["examples"] == len(signs.workshop._samples(0))
-    assert answer.metrics["steps"] == math.ceil(answer.metrics["examples"] / 32)
-    assert answer.metrics["loss"] > 0
-    assert answer.metrics["seconds"] > 0
+    assert header == signs.header().of_reply()
+    assert set(sections) == {pb.KIND_FLIPS, pb.KIND_FLOATS, pb.KIND_COUNTS}
+    assert signs.votes(answer).shape == signs.start.shape
+    assert np.isfinite(signs.floats_of(answer)).all()
+    measures = measures_of(answer)
+    assert measures.examples == len(signs.workshop._samples(0))
+    assert measures.loss > 0
+    assert measures.seconds > 0
     assert answer.state.rounds == 1
 
 
 def test_training_changes_signs_and_floats(signs: Setting) -> None:
     answer = signs.workshop.answer(signs.request(mask=signs.mask), client=0, state=ClientState())
-    _, sections = decode_payload(answer.payload, limit=LIMIT)
-    votes = signs.workshop.representation.read_reply(sections, signs.mask.kept)
-    assert 0 < np.count_nonzero(votes != (signs.start >= 0)) < signs.mask.kept
-    assert not np.array_equal(read_floats(sections, signs.floats.size), signs.floats)
+    assert 0 < np.count_nonzero(signs.votes(answer) != (signs.start >= 0)) < signs.mask.kept
+    assert not np.array_equal(signs.floats_of(answer), signs.floats)
 
 
 def test_a_request_without_a_mask_to_a_client_without_one_is_refused(signs: Setting) -> None:
@@ -135,14 +181,14 @@ def test_a_request_without_a_mask_to_a_client_without_one_is_refused(signs: Sett
 def test_the_second_request_finds_the_mask_of_the_first(signs: Setting) -> None:
     first = signs.workshop.answer(signs.request(mask=signs.mask), client=0, state=ClientState())
     second = signs.workshop.answer(signs.request(), client=0, state=first.state)
-    assert second.payload == first.payload  # the same round, with the mask sent or remembered
-    assert second.state == ClientState(rounds=2, mask=first.state.mask)
+    assert said(second.payload) == said(first.payload)  # the same round, with the mask sent or remembered
+    assert second.state == replace(first.state, rounds=2)
 
 
 def test_a_remembered_mask_serves_a_process_that_never_saw_it(signs: Setting) -> None:
     first = signs.workshop.answer(signs.request(mask=signs.mask), client=0, state=ClientState())
     fresh = Workshop(signs.experiment)
-    assert fresh.answer(signs.request(), client=0, state=first.state).payload == first.payload
+    assert said(fresh.answer(signs.request(), client=0, state=first.state).payload) == said(first.payload)
 
 
 def test_a_client_with_another_mask_is_told_so(signs: Setting) -> None:
@@ -157,8 +203,7 @@ def test_a_mask_that_does_not_match_its_digest_is_refused(signs: Setting) -> Non
     bits = dict(signs.mask.items())
     first = next(iter(bits))
     bits[first].view(-1)[0] ^= True
-    representation = signs.workshop.representation
-    body = [representation.broadcast(signs.start).section, floats_section(signs.floats)]
+    body = signs.exchange.encode(signs.version(), base=None, layers=signs.layers)
     request = encode_payload(signs.header(), [mask_of_bits(Mask(bits)), *body])
     with pytest.raises(PayloadError, match="does not match its digest"):
         signs.workshop.answer(request, client=0, state=ClientState())
@@ -179,14 +224,16 @@ def test_another_experiment_is_refused(signs: Setting) -> None:
 
 
 def test_values_of_the_wrong_number_or_kind_are_refused(signs: Setting) -> None:
-    start = signs.workshop.representation.broadcast(signs.start).section
-    short = signs.workshop.representation.broadcast(signs.start[:-1]).section
+    start, floats = signs.exchange.encode(signs.version(), base=None, layers=signs.layers)
+    fewer = [*signs.layers[:-1], signs.layers[-1] - 1]
+    short = signs.exchange.representation.encode(signs.version().kept[:-1], base=None, layers=fewer)
+    less = signs.exchange.floats.encode(signs.floats[:-1], base=None, groups=[signs.floats.size - 1])
     bodies = [
-        [short, floats_section(signs.floats)],
-        [start, floats_section(signs.floats[:-1])],
+        [short, floats],
+        [start, less],
         [start],
-        [floats_section(signs.floats)],
-        [signs_section(signs.start >= 0), floats_section(signs.floats)],
+        [floats],
+        [plain_bits_section(pb.KIND_SIGNS, PackedBits.from_bools(signs.start >= 0)), floats],
     ]
     for body in bodies:
         request = encode_payload(signs.header(), [mask_of_bits(signs.mask), *body])
@@ -206,15 +253,15 @@ def test_the_same_request_has_the_same_reply_whoever_was_answered_before(
 ) -> None:
     setting: Setting = request.getfixturevalue(kind)
     workshop, asked = setting.workshop, setting.request(mask=setting.mask)
-    alone = Workshop(setting.experiment).answer(asked, client=3, state=ClientState()).payload
+    alone = said(Workshop(setting.experiment).answer(asked, client=3, state=ClientState()).payload)
     for other in (7, 3, 12):
         workshop.answer(asked, client=other, state=ClientState())
         torch.rand(5)  # a global generator must not matter either
-        assert workshop.answer(asked, client=3, state=ClientState()).payload == alone
+        assert said(workshop.answer(asked, client=3, state=ClientState()).payload) == alone
     inverse = Mask({name: ~bits for name, bits in setting.mask.items()})
     with pytest.raises(PayloadError):  # builds another mask, and then finds too few values
         workshop.answer(setting.request(mask=inverse), client=3, state=ClientState())
-    assert workshop.answer(asked, client=3, state=ClientState()).payload == alone
+    assert said(workshop.answer(asked, client=3, state=ClientState()).payload) == alone
 
 
 def test_a_process_that_trained_another_mask_builds_the_one_it_is_asked_for(signs: Setting) -> None:
@@ -222,20 +269,21 @@ def test_a_process_that_trained_another_mask_builds_the_one_it_is_asked_for(sign
     asked = signs.request(mask=turned)
     signs.workshop.answer(signs.request(mask=signs.mask), client=0, state=ClientState())
     after_another = signs.workshop.answer(asked, client=0, state=ClientState())
-    assert after_another.payload == Workshop(signs.experiment).answer(asked, client=0, state=ClientState()).payload
+    alone = Workshop(signs.experiment).answer(asked, client=0, state=ClientState())
+    assert said(after_another.payload) == said(alone.payload)
 
 
 def test_clients_and_rounds_differ(signs: Setting) -> None:
-    replies = {
-        signs.workshop.answer(signs.request(mask=signs.mask, round=round), client=client, state=ClientState()).payload
-        for client, round in ((0, 1), (1, 1), (0, 2))
-    }
+    replies = set()
+    for client, round in ((0, 1), (1, 1), (0, 2)):
+        asked = signs.request(mask=signs.mask, round=round)
+        replies.add(said(signs.workshop.answer(asked, client=client, state=ClientState()).payload)[1])
     assert len(replies) == 3
 
 
 def test_a_training_that_broke_off_leaves_no_trace(signs: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = signs.request(mask=signs.mask)
-    expected = signs.workshop.answer(asked, client=0, state=ClientState()).payload
+    expected = said(signs.workshop.answer(asked, client=0, state=ClientState()).payload)
 
     def out_of_memory(*args: object) -> None:
         raise MemoryError
@@ -244,33 +292,31 @@ def test_a_training_that_broke_off_leaves_no_trace(signs: Setting, monkeypatch: 
         patch.setattr("hedgerow.client.optimisers.NormalisedSGD.step", out_of_memory)
         with pytest.raises(MemoryError):
             signs.workshop.answer(asked, client=1, state=ClientState())
-    assert signs.workshop.answer(asked, client=0, state=ClientState()).payload == expected
+    assert said(signs.workshop.answer(asked, client=0, state=ClientState()).payload) == expected
 
 
 def test_frozen_signs_and_norms_come_back_unchanged(frozen: Setting) -> None:
     answer = frozen.workshop.answer(frozen.request(mask=frozen.mask), client=0, state=ClientState())
-    _, sections = decode_payload(answer.payload, limit=LIMIT)
-    votes = frozen.workshop.representation.read_reply(sections, frozen.mask.kept)
-    assert np.array_equal(votes, frozen.start >= 0)
+    assert np.array_equal(frozen.votes(answer), frozen.start >= 0)
     model = model_of(frozen.experiment, frozen.workshop.dataset)
     trained = sum(p.numel() for p in model.parameters()) - frozen.mask.size
-    floats = read_floats(sections, frozen.floats.size)
+    floats = frozen.floats_of(answer)
     assert np.array_equal(floats[:trained], frozen.floats[:trained])
     assert not np.array_equal(floats[trained:], frozen.floats[trained:])  # statistics of the data are no training
 
 
 def test_weights_of_a_sparse_network_train(weights: Setting) -> None:
     answer = weights.workshop.answer(weights.request(mask=weights.mask), client=0, state=ClientState())
-    _, sections = decode_payload(answer.payload, limit=LIMIT)
-    values = weights.workshop.representation.read_reply(sections, weights.mask.kept)
+    values = weights.values(answer)
     assert values.shape == weights.start.shape
     assert 0 < np.abs(values - weights.start).max() < 1
 
 
 def test_a_loss_that_is_not_finite_is_a_training_error(weights: Setting) -> None:
     huge = np.full_like(weights.floats, 3e38)
+    asked = weights.request(weights.version(floats=huge), mask=weights.mask)
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step 1; lower the step sizes"):
-        weights.workshop.answer(weights.request(mask=weights.mask, floats=huge), client=0, state=ClientState())
+        weights.workshop.answer(asked, client=0, state=ClientState())
     # and the process goes on
     weights.workshop.answer(weights.request(mask=weights.mask), client=0, state=ClientState())
 
@@ -279,7 +325,7 @@ def test_bf16_trains(signs: Setting) -> None:
     half = Setting(training={"precision": "bf16"})
     answer = half.workshop.answer(half.request(mask=half.mask), client=0, state=ClientState())
     full = signs.workshop.answer(signs.request(mask=signs.mask), client=0, state=ClientState())
-    assert answer.metrics["loss"] == pytest.approx(full.metrics["loss"], rel=0.1)
+    assert measures_of(answer).loss == pytest.approx(measures_of(full).loss, rel=0.1)
 
 
 @pytest.mark.parametrize("activations", ["int8", "int4", "topk"])
@@ -292,15 +338,14 @@ def test_each_way_to_keep_activations_trains_a_little_differently(activations: s
             training={"activations": kind, "keep_ratio": 0.3, "kernels": "dense"},
         )
         answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
-        _, sections = decode_payload(answer.payload, limit=LIMIT)
-        found.append(setting.workshop.representation.read_reply(sections, setting.mask.kept))
+        found.append(setting.values(answer))
     assert not np.array_equal(found[0], found[1])
     np.testing.assert_allclose(found[0], found[1], atol=0.01)
 
 
 @pytest.mark.parametrize("representation", ["signs", "weights"])
 def test_running_blocks_again_changes_no_bit(representation: str) -> None:
-    payloads = set()
+    replies = set()
     for recompute in (False, True):
         setting = Setting(
             model={"name": "lenet5"},
@@ -308,9 +353,8 @@ def test_running_blocks_again_changes_no_bit(representation: str) -> None:
             training={"recompute": recompute, "kernels": "dense"},
         )
         answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
-        _, sections = decode_payload(answer.payload, limit=LIMIT)
-        payloads.add(b"".join(section.data for section in sections.values()))
-    assert len(payloads) == 1
+        replies.add(said(answer.payload)[1:])
+    assert len(replies) == 1
 
 
 def test_dense_and_native_kernels_train_alike() -> None:
@@ -320,8 +364,8 @@ def test_dense_and_native_kernels_train_alike() -> None:
     for kernels in ("native", "dense"):
         setting = Setting(training={"kernels": kernels})
         answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
-        shares.append(answer.metrics["native-share"])
-        losses.append(answer.metrics["loss"])
+        shares.append(measures_of(answer).native_share)
+        losses.append(measures_of(answer).loss)
     assert shares == [1.0, 0.0]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -369,17 +413,18 @@ def test_batches_cover_all_samples_but_a_rest_of_one(count: int, size: int) -> N
 
 def test_part_k_of_n_is_what_client_k_of_a_simulation_with_n_clients_trains_on(signs: Setting) -> None:
     asked = signs.request(mask=signs.mask)
-    simulated = signs.workshop.answer(asked, client=7, state=ClientState()).payload
+    simulated = said(signs.workshop.answer(asked, client=7, state=ClientState()).payload)
     joined = Workshop(signs.experiment, dataset=signs.workshop.dataset, parts=30)
-    assert joined.answer(asked, client=7, part=7, state=ClientState()).payload == simulated
-    assert joined.answer(asked, client=7, part=8, state=ClientState()).payload != simulated
-    assert joined.answer(asked, client=8, part=7, state=ClientState()).payload != simulated
+    assert said(joined.answer(asked, client=7, part=7, state=ClientState()).payload) == simulated
+    assert said(joined.answer(asked, client=7, part=8, state=ClientState()).payload) != simulated
+    assert said(joined.answer(asked, client=8, part=7, state=ClientState()).payload) != simulated
 
 
 def test_the_samples_are_divided_into_as_many_parts_as_are_asked_for(signs: Setting) -> None:
     workshop = Workshop(signs.experiment, parts=4)
     asked = signs.request(mask=signs.mask)
-    counts = [workshop.answer(asked, client=0, part=k, state=ClientState()).metrics["examples"] for k in range(4)]
+    answers = [workshop.answer(asked, client=0, part=k, state=ClientState()) for k in range(4)]
+    counts = [measures_of(answer).examples for answer in answers]
     assert counts == [360, 360, 359, 359]
     with pytest.raises(DataError, match="partition 4 does not exist: there are 4, counted from 0"):
         workshop.answer(asked, client=0, part=4, state=ClientState())
@@ -394,10 +439,10 @@ def test_a_device_trains_on_all_of_its_own_samples_and_never_on_those_that_the_e
     mine = Dataset("mine", train=few, test=digits.test, classes=10, mean=digits.mean, std=digits.std)
     setting = Setting()
     workshop = Workshop(experiment, dataset=mine, parts=1)
-    body = [setting.workshop.representation.broadcast(setting.start).section, floats_section(setting.floats)]
+    body = setting.exchange.encode(setting.version(), base=None, layers=setting.layers)
     header = replace(setting.header(), experiment=bytes.fromhex(experiment.digest()))
     request = encode_payload(header, [mask_of_bits(setting.mask), *body])
-    assert workshop.answer(request, client=5, part=0, state=ClientState()).metrics["examples"] == 40
+    assert measures_of(workshop.answer(request, client=5, part=0, state=ClientState())).examples == 40
 
 
 @pytest.mark.parametrize(
@@ -471,4 +516,4 @@ def test_a_client_never_holds_the_dense_weights(monkeypatch: pytest.MonkeyPatch)
             Workshop(setting.experiment).answer(request, client=0, state=ClientState())
 
     _, peak = allocation_peak(built)
-    assert 4 * setting.mask.kept < peak < 4 * setting.workshop.size / 2
+    assert 4 * setting.mask.kept < peak < 4 * setting.exchange.architecture.weights / 2

@@ -1,5 +1,6 @@
 """From files and texts to an experiment: which layer wins, and errors that say where, what and what is allowed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from hedgerow.config import (
     DataSettings,
     Experiment,
     FleetSettings,
+    PrivacySettings,
     PruningSettings,
+    SignSettings,
+    WireSettings,
     load_experiment,
     parse_override,
     recipe_named,
@@ -69,6 +73,17 @@ def message_for(*overrides: str) -> str:
         ("training.activations=int", ["training.activations: found 'int'", "allowed are exact, int8, int4, topk"]),
         ("training.keep_ratio=0", ["training.keep_ratio: found 0", "greater than 0"]),
         ("training.recompute=1", ["training.recompute: found 1", "valid boolean"]),
+        ("signs.abstain=1", ["signs.abstain: found 1", "less than 1"]),
+        ("wire.coder=zip", ["wire.coder: found 'zip'", "allowed are entropy, plain"]),
+        ("wire.history=-1", ["wire.history: found -1", "greater than or equal to 0"]),
+        ("wire.history=1001", ["wire.history: found 1001", "less than or equal to 1000"]),
+        ("wire.down=int8", ["wire.down: found 'int8'", "allowed are fp32, fp16, bf16"]),
+        ("wire.up=int4", ["wire.up: found 'int4'", "allowed are fp32, fp16, bf16, int8, uniform"]),
+        ("wire.step=0", ["wire.step: found 0", "greater than 0"]),
+        ("wire.drop=1", ["wire.drop: found 1", "less than 1"]),
+        ("privacy.vote_epsilon=0", ["privacy.vote_epsilon: found 0", "greater than 0"]),
+        ("privacy.noise=1", ["privacy.noise is 1.0, which says nothing without privacy.clip; set both"]),
+        ("privacy.delta=1", ["privacy.delta: found 1", "less than 1"]),
         ("recipe=hidenseak", ["recipe: unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, hidenseek"]),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),
     ],
@@ -226,26 +241,63 @@ def test_a_digest_of_defaults_only_is_that_of_nothing() -> None:
     assert Experiment().digest() == "44136fa355b3"
 
 
+OLDER = [("fleet.clients", 100), ("fleet.cohort", 10), ("aggregation.min_replies", 5)]
+"""An experiment whose digest is older than all that follows, when said on its own and not over a recipe."""
+
+
+def digest_of(tree: Sequence[tuple[str, object]]) -> str:
+    sections: dict[str, dict[str, object]] = {}
+    for key, value in tree:
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    return Experiment.model_validate(sections).digest()
+
+
 def test_the_settings_of_live_fleets_rename_no_older_run() -> None:
     # Both digests were written before `fleet.oversampling` and `fleet.deadline` existed.
     assert load_experiment(recipe="fedavg").digest() == "aed99bfe5bcb"
-    older = [("fleet.clients", 100), ("fleet.cohort", 10), ("aggregation.min_replies", 5)]
-    assert load_experiment(overrides=older).digest() == "396c67b88846"
-    spelled = [*older, ("fleet.oversampling", 0), ("fleet.oversampling", 0.0)]
-    assert load_experiment(overrides=spelled).digest() == "396c67b88846"
+    assert digest_of(OLDER) == "396c67b88846"
+    assert digest_of([*OLDER, ("fleet.oversampling", 0)]) == "396c67b88846"
+    assert digest_of([*OLDER, ("fleet.oversampling", 0.0)]) == "396c67b88846"
 
 
 def test_the_settings_of_sparse_kernels_rename_no_older_run() -> None:
     # Written before there were `training.kernels` and the settings of memory.
-    older = [("fleet.clients", 100), ("fleet.cohort", 10), ("aggregation.min_replies", 5)]
     spelled = [
-        *older,
+        *OLDER,
         ("training.kernels", "auto"),
         ("training.activations", "exact"),
         ("training.keep_ratio", 0.3),
         ("training.recompute", False),
     ]
-    assert load_experiment(overrides=spelled).digest() == "396c67b88846"
+    assert digest_of(spelled) == "396c67b88846"
+
+
+def test_the_settings_of_the_wire_and_of_privacy_rename_no_older_run() -> None:
+    # Written before there were `wire`, `privacy` and `signs.abstain`.
+    spelled = [
+        *OLDER,
+        ("signs.abstain", 0),
+        *((f"wire.{name}", value) for name, value in WireSettings().model_dump().items()),
+        *((f"privacy.{name}", value) for name, value in PrivacySettings().model_dump().items()),
+    ]
+    assert digest_of(spelled) == "396c67b88846"
+
+
+def test_only_drifts_can_abstain() -> None:
+    Experiment(signs=SignSettings(abstain=0.9), aggregation=AggregationSettings(signs="drift"))
+    for signs in ("mean", "vote", "innovation"):
+        aggregation = AggregationSettings.model_validate({"signs": signs})
+        with pytest.raises(ValidationError, match=r"signs\.abstain is 0\.9, but only drifts can abstain; set"):
+            Experiment(signs=SignSettings(abstain=0.9), aggregation=aggregation)
+        Experiment(signs=SignSettings(abstain=0.0), aggregation=aggregation)
+
+
+def test_noise_needs_the_norm_that_it_hides() -> None:
+    with pytest.raises(ValidationError, match=r"privacy\.noise is 0\.5, which says nothing without privacy\.clip"):
+        PrivacySettings(noise=0.5)
+    assert PrivacySettings(noise=0.5, clip=2.0).clip == 2.0
+    assert PrivacySettings(clip=2.0).noise == 0.0
 
 
 @pytest.mark.parametrize(
@@ -263,6 +315,17 @@ def test_the_settings_of_sparse_kernels_rename_no_older_run() -> None:
         "fleet.clients=777",
         "fleet.oversampling=0.5",
         "fleet.deadline=60",
+        "signs.abstain=0.123",
+        "wire.coder=plain",
+        "wire.history=0",
+        "wire.down=fp16",
+        "wire.up=int8",
+        "wire.step=0.5",
+        "wire.error_feedback=false",
+        "wire.drop=0.5",
+        "privacy.vote_epsilon=1",
+        "privacy.clip=1",
+        "privacy.delta=1e-6",
     ],
 )
 def test_every_setting_that_decides_a_result_changes_the_digest(change: str) -> None:

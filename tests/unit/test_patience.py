@@ -1,6 +1,6 @@
 """A round without enough usable replies is played again, as long as that can help."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +47,7 @@ def failing(times: int, *, answered: bool) -> Callable[[RoundState], Round]:
         plays.append(state)
         if len(plays) <= times:
             raise TooFewRepliesError("too few", usable=frozenset({len(plays)}), answered=answered)
-        return Round(state, None, [], 0.0, {}, float(len(plays)))  # type: ignore[arg-type]  # nobody looks at the fold
+        return Round(state, None, [], 0.0, {}, {}, float(len(plays)))  # type: ignore[arg-type]  # nobody looks at the fold
 
     return play
 
@@ -62,17 +62,18 @@ def test_a_round_is_played_again_from_the_same_state_until_it_succeeds_with_paus
 
 
 def test_who_was_not_usable_is_given_the_mask_again() -> None:
-    seen: list[frozenset[int]] = []
+    seen: list[Mapping[int, int]] = []
 
     def play(state: RoundState) -> Round:
-        seen.append(state.holders)
+        seen.append(state.held)
         if len(seen) == 1:
             raise TooFewRepliesError("too few", usable=frozenset({7}), answered=True)
-        return Round(state, None, [], 0.0, {}, 0.0)  # type: ignore[arg-type]  # nobody looks at the fold
+        return Round(state, None, [], 0.0, {}, {}, 0.0)  # type: ignore[arg-type]  # nobody looks at the fold
 
-    state = replace(STATE, holders=frozenset({7, 8}))
+    state = replace(STATE, held={7: 4, 8: 3})
     patiently(state, play, journal=NoJournal(), observer=Observer(), sleep=lambda seconds: None)
-    assert seen == [frozenset({7, 8}), frozenset({7})]
+    assert seen == [{7: 4, 8: 3}, {7: 4}]
+    assert state.held == {7: 4, 8: 3}
 
 
 def test_four_plays_in_which_devices_answered_may_come_to_nothing_but_not_five() -> None:

@@ -17,10 +17,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hedgerow import codec
-from hedgerow.codec.payload import section_label
+from hedgerow.assembly import representation_of
+from hedgerow.codec import PackedBits, Section, section_label
+from hedgerow.codec.ordered import HalfKind
+from hedgerow.codec.values import ValueFormat
+from hedgerow.config import Experiment
 from hedgerow.errors import RunError
+from hedgerow.exchange import Architecture, Exchange
+from hedgerow.privacy import seeded_words
 from hedgerow.telemetry import Failure, Measured, PhaseBytes, RoundRecord, SectionBytes
 from hedgerow.telemetry.prometheus import RUN_STATES, SECTIONS, FleetMetrics, RunMetrics, serve_metrics
+from hedgerow.v1 import payload_pb2 as pb
 from tests.waiting import free_port
 
 MEASURED = Measured(
@@ -39,7 +46,7 @@ RECORD = RoundRecord(
     density=0.1,
     layer_density={"a.weight": 0.25},
     kept=10,
-    cohort=3,
+    cohort=5,
     replies=2,
     examples=40,
     late=2,
@@ -142,6 +149,7 @@ def test_every_label_value_that_can_occur_is_there_from_the_start() -> None:
         "hedgerow_replies_total",
         "hedgerow_failed_replies_total",
         "hedgerow_late_replies_total",
+        "hedgerow_updates_total",
         "hedgerow_message_bytes_total",
         "hedgerow_entropy_bytes_total",
         "hedgerow_section_bytes_total",
@@ -153,18 +161,78 @@ def test_every_label_value_that_can_occur_is_there_from_the_start() -> None:
 
 
 def test_the_known_sections_are_those_that_the_codec_writes() -> None:
-    bits, floats = np.random.default_rng(0).random(1000) < 0.5, np.zeros(3, np.float32)
-    few = np.zeros(100_000, np.bool_)
-    few[::1000] = True
-    written = [
-        codec.mask_section(bits),
-        codec.mask_section(few),
-        codec.signs_section(bits),
-        codec.votes_section(np.zeros(3, np.uint8), levels=3),
-        codec.weights_section(floats),
-        codec.floats_section(floats),
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=40).astype(np.float32)
+    patterns = [
+        generator.random(4000) < 0.5,
+        generator.random(4000) < 0.1,
+        generator.random(100_000) < 0.001,
+        np.arange(4000) % 16 < 8,
     ]
+    written = [codec.counts_section(values)]
+    for bits in patterns:
+        packed = PackedBits.from_bools(bits)
+        written += [codec.mask_section(bits, shapes=[(bits.size,)]), codec.plain_mask_section(bits)]
+        written += [codec.signs_section(kind, packed, groups=[bits.size]) for kind in (pb.KIND_SIGNS, pb.KIND_FLIPS)]
+    symbols = np.arange(12, dtype=np.uint8) % 3
+    written.append(codec.levels_section(pb.KIND_FLIPS, symbols % 2, alphabet=2))
+    for kind in (pb.KIND_DRIFT, pb.KIND_VOTES):
+        written.append(codec.levels_section(kind, symbols, alphabet=3))
+        written.append(codec.plain_levels_section(kind, symbols, alphabet=3))
+    for kind in (pb.KIND_WEIGHTS, pb.KIND_FLOATS):
+        formats: tuple[ValueFormat, ...] = ("fp32", "fp16", "bf16", "int8", "uniform")
+        coded = [codec.encode_values(values, format=f, groups=[40], base=0 * values).coded for f in formats]
+        halves: tuple[HalfKind, ...] = ("fp16", "bf16")
+        for half in halves:
+            ordered = codec.to_ordered(values, kind=half)
+            coded.append(codec.encode_ordered(ordered, kind=half, base=ordered, groups=[40]))
+        written += [Section.of(kind, one, count=40) for one in coded]
     assert {section_label(section) for section in written} == set(SECTIONS)
+
+
+@pytest.mark.parametrize("coder", ["entropy", "plain"])
+@pytest.mark.parametrize("down", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("up", ["fp32", "fp16", "bf16", "int8", "uniform"])
+def test_whatever_an_experiment_sends_is_known(coder: str, down: str, up: str) -> None:
+    architecture = Architecture({"w": (300,)}, {"b": (40,)}, (False,))
+    generator = np.random.default_rng(0)
+    kept, floats = (generator.uniform(-1, 1, count).astype(np.float32) for count in (300, 40))
+    found = set()
+    for settings in (
+        {"representation": "weights"},
+        {"aggregation": {"signs": "drift"}},
+        {"aggregation": {"signs": "drift"}, "signs": {"abstain": 0.8}},
+        {"aggregation": {"signs": "vote"}},
+        {"aggregation": {"signs": "mean"}},
+    ):
+        experiment = Experiment.model_validate({"wire": {"coder": coder, "down": down, "up": up}, **settings})
+        exchange = Exchange.of(experiment, architecture=architecture, representation=representation_of(experiment))
+        old, new = (
+            exchange.version(round, bytes(16), kept=kept * np.float32(1 / round), floats=floats) for round in (1, 2)
+        )
+        sections = [section for base in (None, old) for section in exchange.encode(new, base=base, layers=[300])]
+        said = exchange.reply(
+            kept,
+            floats,
+            version=new,
+            layers=[300],
+            memory=(None, None),
+            generator=generator,
+            draw=seeded_words(generator),
+        )
+        found |= {section_label(section) for section in [*sections, *(one.section for one in said)]}
+    assert found <= set(SECTIONS)
+    assert len(found) >= 5
+
+
+def test_requests_of_changes_are_counted_beside_the_others() -> None:
+    metrics = RunMetrics()
+    metrics.observe(RECORD.model_copy(update={"cohort": 9, "late": 2, "updated": 4}))
+    metrics.observe(RECORD.model_copy(update={"cohort": 5, "late": 0, "updated": 0}))
+    value = metrics.registry.get_sample_value
+    # 7 and 5 of them replied or failed.
+    assert value("hedgerow_updates_total", {"sent": "delta"}) == 4
+    assert value("hedgerow_updates_total", {"sent": "whole"}) == 3 + 5
 
 
 def test_devices_are_counted_as_they_come_and_go() -> None:

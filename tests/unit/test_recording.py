@@ -1,6 +1,7 @@
 """What is recorded of a mask that changes, of what clients say of their memory, and what older versions recorded."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -9,14 +10,16 @@ import pytest
 import torch
 
 from hedgerow.assembly import mask_of
-from hedgerow.config import Experiment, load_experiment
+from hedgerow.config import load_experiment
+from hedgerow.exchange import Measures
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.server.bench import Bench
+from hedgerow.server.outgoing import NEW, WHOLE
 from hedgerow.server.recording import mask_churn, record_of
 from hedgerow.server.rounds import Round
 from hedgerow.server.state import RoundState
 from hedgerow.sparse import float_tensors, read_vector
-from hedgerow.telemetry import Measured, PhaseBytes, read_records
+from hedgerow.telemetry import PhaseBytes, RoundRecord, SectionBytes, read_records
 
 
 def keeping(*kept: int) -> Mask:
@@ -49,59 +52,85 @@ def bench() -> Bench:
 def state(bench: Bench) -> RoundState:
     mask = mask_of(EXPERIMENT, bench.initial, bench.dataset.input_shape)
     weights = {name: weight.detach() for name, weight in prunable_tensors(bench.initial).items()}
-    kept = bench.representation.initial(weights, mask)
+    kept = bench.exchange.representation.initial(weights, mask)
     return RoundState(round=1, mask=mask, kept=kept, floats=read_vector(float_tensors(bench.initial)))
 
 
 def recorded(
-    state: RoundState, bench: Bench, *metrics: dict[str, float], experiment: Experiment = EXPERIMENT
-) -> Measured:
+    state: RoundState,
+    bench: Bench,
+    *measures: Measures,
+    cohort: int | None = None,
+    bases: Mapping[int, int] | None = None,
+) -> RoundRecord:
     fold = SimpleNamespace(
-        metrics=[{"examples": 1, "loss": 1, "seconds": 1, **of} for of in metrics],
+        measures=[*measures],
         train_loss=lambda: 1.0,
-        sections=dict,
-        clients=[*metrics],
-        answered=[*metrics],
+        sections=lambda: {"counts/float32": SectionBytes(bytes=28, entropy=28.0)},
+        clients=[*measures],
+        answered=[*measures],
         examples=1,
         failures=[],
         bytes_up=0,
         bytes_down=0,
-        entropies=[],
+        entropies=[1.5, 2.25],
         flips=[],
     )
-    played = SimpleNamespace(state=state, fold=fold, cohort=[*metrics], entropy_down=0.0, sections_down={}, seconds=1.0)
-    return record_of(cast(Round, played), old=state, experiment=experiment, bench=bench).measured
+    played = SimpleNamespace(
+        state=state,
+        fold=fold,
+        cohort=range(len(measures) if cohort is None else cohort),
+        entropy_down=4.5,
+        sections_down={"votes/symbols_rans": SectionBytes(bytes=7, entropy=4.5)},
+        bases=bases or {},
+        seconds=1.0,
+    )
+    return record_of(cast(Round, played), old=state, experiment=EXPERIMENT, bench=bench)
 
 
-def said(forward: float, backward: float, update: float, share: float) -> dict[str, float]:
-    return {"forward-bytes": forward, "backward-bytes": backward, "update-bytes": update, "native-share": share}
+def said(forward: float, backward: float, update: float, share: float, *, seconds: float = 1.0) -> Measures:
+    return Measures(
+        examples=1,
+        loss=1.0,
+        seconds=seconds,
+        forward_bytes=forward,
+        backward_bytes=backward,
+        update_bytes=update,
+        native_share=share,
+    )
 
 
 def test_the_largest_of_the_cohort_is_recorded_by_phase_and_the_share_as_a_mean(
     state: RoundState, bench: Bench
 ) -> None:
-    found = recorded(state, bench, said(100, 300, 50, 1.0), said(200, 250, 60, 0.5))
+    first, second = said(100, 300, 50, 1.0, seconds=0.25), said(200, 250, 60, 0.5, seconds=2)
+    found = recorded(state, bench, first, second).measured
     assert found.client_phase_bytes == PhaseBytes(forward=200, backward=300, update=60)
     assert found.client_peak_bytes == 300
     assert found.native_share == 0.75
+    assert found.client_seconds == 2.25
 
 
 def test_what_was_computed_is_about_the_kernels_that_clients_used(state: RoundState, bench: Bench) -> None:
-    native = recorded(state, bench, said(1, 1, 1, 0.9)).client_ledger_bytes
-    dense = recorded(state, bench, said(1, 1, 1, 0.1)).client_ledger_bytes
+    native = recorded(state, bench, said(1, 1, 1, 0.9)).measured.client_ledger_bytes
+    dense = recorded(state, bench, said(1, 1, 1, 0.1)).measured.client_ledger_bytes
     assert native is not None
     assert dense is not None
     assert native.peak < dense.peak
 
 
-def test_clients_of_an_older_version_say_one_peak_and_no_share(state: RoundState, bench: Bench) -> None:
-    found = recorded(state, bench, {"peak-bytes": 70}, {"peak-bytes": 90})
-    assert found.client_peak_bytes == 90
-    assert (found.client_phase_bytes, found.client_ledger_bytes, found.native_share) == (None, None, None)
+def test_those_that_were_sent_changes_are_counted_whatever_they_are_changes_of(state: RoundState, bench: Bench) -> None:
+    measures = [said(1, 1, 1, 1)] * 11
+    assert recorded(state, bench, *measures, bases={NEW: 3, WHOLE: 2, 4: 5, 9: 1}).updated == 6
+    assert recorded(state, bench, *measures, bases={NEW: 6, WHOLE: 5}).updated == 0
 
 
-def test_clients_that_say_nothing_leave_nothing(state: RoundState, bench: Bench) -> None:
-    assert recorded(state, bench, {}).client_peak_bytes is None
+def test_bytes_and_bounds_of_both_directions_are_recorded(state: RoundState, bench: Bench) -> None:
+    found = recorded(state, bench, said(1, 1, 1, 1), cohort=3)
+    assert (found.entropy_up, found.entropy_down) == (3.75, 4.5)
+    assert found.sections_up == {"counts/float32": SectionBytes(bytes=28, entropy=28.0)}
+    assert found.sections_down == {"votes/symbols_rans": SectionBytes(bytes=7, entropy=4.5)}
+    assert (found.cohort, found.replies, found.late) == (3, 1, 2)
 
 
 def test_records_of_an_older_version_are_read(tmp_path: Path) -> None:
@@ -141,3 +170,4 @@ def test_records_of_an_older_version_are_read(tmp_path: Path) -> None:
     (record,) = read_records(path)
     assert record.measured.client_peak_bytes == 123
     assert (record.measured.client_phase_bytes, record.measured.native_share) == (None, None)
+    assert record.updated == 0

@@ -1,5 +1,8 @@
 """What a client trains and sends of the kept weights: both ends agree, and signs survive."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,18 +11,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from hedgerow.codec import Floats, Header, Sections, decode_payload, encode_payload
-from hedgerow.config import AggregationSettings, SignSettings
+from hedgerow.codec import Floats, Header, Levels, Section, Sections, Votes, decode_payload, encode_payload
+from hedgerow.config import AggregationSettings, PrivacySettings, SignSettings, WireSettings
 from hedgerow.errors import PayloadError
+from hedgerow.privacy import Draw, seeded_words, unbiasing_factor
 from hedgerow.pruning import Mask, prunable_tensors
-from hedgerow.representation import Broadcast, Signs, Weights, dequantised, layer_magnitudes, quantised
+from hedgerow.representation import Representation, Said, Signs, Weights, dequantised, layer_magnitudes, quantised
 from hedgerow.sparse import read_vector, scatter_kept, write_vector
+from hedgerow.v1 import payload_pb2 as pb
 
 SIGNS = SignSettings(initial_vote=0.25)
 MEAN = Signs(SIGNS, AggregationSettings(signs="mean", memory=0.75))
 VOTE = Signs(SIGNS, AggregationSettings(signs="vote"))
 INNOVATION = Signs(SIGNS, AggregationSettings(signs="innovation", gain=0.5, spread=0.5))
-DRIFT = Signs(SignSettings(initial_vote=0.25), AggregationSettings(signs="drift", gain=0.4, levels=16))
+DRIFT = Signs(SIGNS, AggregationSettings(signs="drift", gain=0.4, levels=16))
+TERNARY = Signs(SignSettings(initial_vote=0.25, abstain=0.5), DRIFT.aggregation)
+PLAIN = WireSettings(coder="plain")
+ALL = [MEAN, VOTE, INNOVATION, DRIFT, TERNARY]
+NAMES = ["mean", "vote", "innovation", "drift", "ternary"]
 
 thetas = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(-1, 1, width=32))
 level_counts = st.integers(2, 255)
@@ -36,9 +45,40 @@ def model_and_mask() -> tuple[nn.Sequential, Mask]:
     return model, Mask(bits)
 
 
-def sent(broadcast: Broadcast) -> Sections:
+def sent(section: Section) -> Sections:
     header = Header(bytes(6), 1, bytes(16))
-    return decode_payload(encode_payload(header, [broadcast.section]), limit=100_000)[1]
+    return decode_payload(encode_payload(header, [section]), limit=100_000)[1]
+
+
+def plain(signs: Signs) -> Signs:
+    return replace(signs, wire=PLAIN)
+
+
+def told(representation: Representation, theta: Floats) -> Section:
+    """A whole version of one layer."""
+    return representation.encode(representation.publish(theta), base=None, layers=[theta.size])
+
+
+def received(representation: Representation, section: Section, count: int) -> Floats:
+    return representation.start(representation.decode(sent(section), base=None, layers=[count]))
+
+
+def reply(representation: Representation, trained: Floats, *, start: Floats, draw: Draw | None = None) -> Said:
+    generator = np.random.default_rng(0)
+    return representation.reply(
+        trained,
+        published=representation.publish(start),
+        layers=[start.size],
+        memory=None,
+        generator=generator,
+        draw=seeded_words(generator) if draw is None else draw,
+    )
+
+
+def heard_votes(representation: Representation, section: Section, *, start: Floats) -> list[float]:
+    found = representation.read_reply(sent(section), published=representation.publish(start), layers=[start.size])
+    assert isinstance(found.values, Votes)
+    return [float(vote) for vote in found.values.to_floats()]
 
 
 def test_constant_magnitudes_are_root_two_over_the_kept_fan_in() -> None:
@@ -112,34 +152,51 @@ def test_what_was_quantised_once_stays_as_it_is(levels: int) -> None:
     assert np.array_equal(quantised(dequantised(symbols, levels=levels), levels=levels), symbols)
 
 
-@pytest.mark.parametrize("signs", [MEAN, VOTE, INNOVATION, DRIFT], ids=["mean", "vote", "innovation", "drift"])
+@pytest.mark.parametrize("coder", ["plain", "entropy"])
+@pytest.mark.parametrize("signs", ALL, ids=NAMES)
 @given(theta=thetas)
-def test_a_client_reads_the_start_that_the_coordinator_reckons_with(signs: Signs, theta: Floats) -> None:
-    broadcast = signs.broadcast(theta)
-    received = signs.receive(sent(broadcast), theta.size)
-    assert received.dtype == broadcast.start.dtype == np.float32
-    assert received.tobytes() == broadcast.start.tobytes()
+def test_a_client_reads_the_start_that_the_coordinator_reckons_with(signs: Signs, coder: str, theta: Floats) -> None:
+    signs = plain(signs) if coder == "plain" else signs
+    found = received(signs, told(signs, theta), theta.size)
+    assert found.dtype == np.float32
+    assert found.tobytes() == signs.start(signs.publish(theta)).tobytes()
 
 
 @given(theta=thetas)
 def test_weights_travel_bit_by_bit(theta: Floats) -> None:
-    broadcast = Weights().broadcast(theta)
-    assert broadcast.start.tobytes() == theta.tobytes()
-    assert Weights().receive(sent(broadcast), theta.size).tobytes() == theta.tobytes()
+    assert Weights().start(Weights().publish(theta)).tobytes() == theta.tobytes()
+    assert received(Weights(), told(Weights(), theta), theta.size).tobytes() == theta.tobytes()
 
 
 def test_a_vote_is_sent_as_its_sign_only() -> None:
-    assert VOTE.broadcast(np.array([-0.2, 0, 0.9], dtype=np.float32)).start.tolist() == [-0.25, 0.25, 0.25]
+    theta = np.array([-0.2, 0, 0.9], dtype=np.float32)
+    assert VOTE.start(VOTE.publish(theta)).tolist() == [-0.25, 0.25, 0.25]
 
 
-def test_a_broadcast_of_the_other_mode_is_refused() -> None:
+def test_a_version_of_the_other_mode_is_refused() -> None:
     theta = np.ones(3, dtype=np.float32)
     with pytest.raises(PayloadError, match="KIND_VOTES is missing"):
-        MEAN.receive(sent(VOTE.broadcast(theta)), 3)
+        received(MEAN, told(VOTE, theta), 3)
     with pytest.raises(PayloadError, match="KIND_SIGNS is missing"):
-        VOTE.receive(sent(MEAN.broadcast(theta)), 3)
+        received(VOTE, told(MEAN, theta), 3)
     with pytest.raises(PayloadError, match="KIND_WEIGHTS is missing"):
-        Weights().receive(sent(MEAN.broadcast(theta)), 3)
+        received(Weights(), told(MEAN, theta), 3)
+
+
+def test_flips_without_the_version_that_they_build_on_are_refused() -> None:
+    old, new = (VOTE.publish(np.array(theta, dtype=np.float32)) for theta in ([1, 1, -1, 1], [1, -1, -1, 1]))
+    section = VOTE.encode(new, base=old, layers=[4])
+    assert VOTE.decode(sent(section), base=old, layers=[4]).tolist() == [1, 0, 0, 1]
+    with pytest.raises(PayloadError, match="flips came without a version that they build on") as caught:
+        VOTE.decode(sent(section), base=None, layers=[4])
+    assert caught.value.kind == "mismatch"
+
+
+def test_a_plain_vote_and_a_plain_level_are_a_bit_and_a_byte() -> None:
+    theta = np.array([1, -1, 1, 1, -1], dtype=np.float32)
+    assert told(plain(VOTE), theta).data == bytes([0b10110000])
+    assert told(plain(DRIFT), theta).codec == pb.CODEC_BYTES_ZSTD
+    assert told(plain(DRIFT), theta).parameter == 16
 
 
 def test_signs_start_as_those_of_the_weights_at_initialization() -> None:
@@ -184,19 +241,44 @@ def test_drift_moves_by_the_mean_vote_times_the_step_size_of_the_round() -> None
 
 
 def test_a_drift_reply_says_whether_a_score_rose_and_keeps_what_did_not_move() -> None:
-    start = np.array([0.5, 0.5, 0.5, -0.5, -0.5, -0.5], dtype=np.float32)
-    trained = np.array([0.6, 0.4, 0.5, -0.4, -0.6, -0.5], dtype=np.float32)
-    assert DRIFT.reply(trained, start=start).data == bytes([0b10110000])
+    start = DRIFT.start(DRIFT.publish(np.array([0.5, 0.5, 0.5, -0.5, -0.5, -0.5], dtype=np.float32)))
+    trained = start + np.array([0.1, -0.1, 0, 0.1, -0.1, 0], dtype=np.float32)
+    assert reply(plain(DRIFT), trained, start=start).section.data == bytes([0b10110000])
+    for signs in (DRIFT, plain(DRIFT)):
+        section = reply(signs, trained, start=start).section
+        assert section.kind == pb.KIND_SIGNS
+        assert heard_votes(signs, section, start=start) == [1, -1, 1, 1, -1, -1]
+
+
+def test_a_ternary_reply_abstains_on_what_moved_least() -> None:
+    start = TERNARY.start(TERNARY.publish(np.array([0.5, 0.5, -0.5, -0.5], dtype=np.float32)))
+    trained = start + np.array([0.1, -0.3, 0.2, 0], dtype=np.float32)
+    for signs in (TERNARY, plain(TERNARY)):
+        section = reply(signs, trained, start=start).section
+        assert section.kind == pb.KIND_DRIFT
+        assert heard_votes(signs, section, start=start) == [0, -1, 1, 0]
 
 
 def test_drifts_do_not_tell_flips_and_cost_their_own_entropy() -> None:
-    start, votes = np.ones(8, dtype=np.float32), np.array([True] * 4 + [False] * 4)
-    assert DRIFT.flips(votes, start=start) is None
-    assert DRIFT.reply_entropy(votes, start=start) == 1.0
-    assert MEAN.flips(votes, start=start) == 4
-    assert MEAN.reply_entropy(~votes & votes, start=start) == 0.0
-    assert Weights().flips(start, start=start) is None
-    assert Weights().reply_entropy(start, start=start) == 32.0
+    start, trained = np.ones(8, dtype=np.float32), np.ones(8, dtype=np.float32)
+    trained[4:] = -1
+
+    def heard(representation: Representation, trained: Floats) -> tuple[float, int | None]:
+        section = reply(representation, trained, start=start).section
+        found = representation.read_reply(sent(section), published=representation.publish(start), layers=[8])
+        return found.entropy, found.flips
+
+    for signs in (DRIFT, plain(DRIFT)):
+        assert heard(signs, trained) == (1.0, None)
+    # One is down, three are up, four abstain: shares of 1/8, 3/8 and 1/2.
+    mixed = start + np.array([0, 0, 0, 0, -0.1, 0.1, 0.1, 0.1], dtype=np.float32)
+    entropy, flips = heard(TERNARY, mixed)
+    assert flips is None
+    assert entropy == pytest.approx(1 / 8 * 3 + 3 / 8 * math.log2(8 / 3) + 1 / 2)
+    for signs in (MEAN, plain(MEAN)):
+        assert heard(signs, trained) == (1.0, 4)
+        assert heard(signs, start) == (0.0, 0)
+    assert heard(Weights(), start) == (32.0, None)
 
 
 def test_the_weights_after_a_round_are_their_mean() -> None:
@@ -205,22 +287,131 @@ def test_the_weights_after_a_round_are_their_mean() -> None:
 
 
 def test_a_reply_is_one_bit_a_kept_weight_and_a_zero_score_is_positive() -> None:
-    section = MEAN.reply(np.array([0.0, -0.0, -1.0, 2.0], dtype=np.float32), start=np.ones(4, dtype=np.float32))
-    assert section.data == bytes([0b11010000])
-    assert MEAN.read_reply(sent(Broadcast(section, np.zeros(4, dtype=np.float32))), 4).tolist() == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    start, trained = np.ones(4, dtype=np.float32), np.array([0.0, -0.0, -1.0, 2.0], dtype=np.float32)
+    assert reply(plain(MEAN), trained, start=start).section.data == bytes([0b11010000])
+    for signs in (MEAN, plain(MEAN), VOTE, INNOVATION):
+        section = reply(signs, trained, start=start).section
+        assert heard_votes(signs, section, start=start) == [1, 1, -1, 1]
+
+
+@given(start=thetas, seed=st.integers(0, 99))
+def test_a_coordinator_hears_what_each_client_meant_with_either_coder(start: Floats, seed: int) -> None:
+    trained = np.random.default_rng(seed).uniform(-1, 1, start.size).astype(np.float32)
+    for signs in ALL:
+        found = [
+            heard_votes(one, reply(one, trained, start=start).section, start=start) for one in (signs, plain(signs))
+        ]
+        assert found[0] == found[1]
+        if signs in (MEAN, VOTE, INNOVATION):
+            assert found[0] == np.where(trained >= 0, 1.0, -1.0).tolist()
+        else:
+            began = signs.start(signs.publish(start))
+            voted = np.array(found[0])
+            moved = (voted != 0) & (trained != began)
+            assert (voted[moved] == np.sign(trained - began)[moved]).all()
+
+
+def test_a_split_vote_counts_as_up_at_both_ends() -> None:
+    odd = Signs(SIGNS, AggregationSettings(signs="mean", levels=3))
+    start, trained = np.zeros(4, dtype=np.float32), np.array([0.5, -0.5, 0, -0.5], dtype=np.float32)
+    assert odd.start(odd.publish(start)).tolist() == [0, 0, 0, 0]
+    section = reply(odd, trained, start=start).section
+    assert heard_votes(odd, section, start=start) == [1, -1, 1, -1]
+    found = odd.read_reply(sent(section), published=odd.publish(start), layers=[4])
+    assert found.flips == 2
+
+
+def test_flips_are_cheaper_where_the_last_vote_was_sure() -> None:
+    # Scores near 0 flip, those near 1 do not; who knows the levels needs few bytes for that.
+    start = np.where(np.arange(8000) % 8 == 0, 0.05, 0.9).astype(np.float32)
+    trained = np.where(np.arange(8000) % 8 == 0, -start, start)
+    known = reply(MEAN, trained, start=start).section
+    assert len(known.data) < 20
+    assert known.entropy == 0.0
+    # The order-0 entropy of one flip in eight is 0.5436 bits.
+    unknown = reply(VOTE, trained, start=start).section
+    assert len(unknown.data) > 8000 / 8 * 0.54
+
+
+def constant_words(value: int) -> Draw:
+    return lambda count: np.full(count, value, dtype=np.uint32)
+
+
+@pytest.mark.parametrize("signs", ALL, ids=NAMES)
+def test_randomised_votes_are_true_or_false_as_the_words_say(signs: Signs) -> None:
+    private = replace(signs, privacy=PrivacySettings(vote_epsilon=1.0))
+    start = np.full(40, 0.5, dtype=np.float32)
+    trained = np.where(np.arange(40) % 3 == 0, -0.5, 0.75).astype(np.float32)
+    truth = heard_votes(signs, reply(signs, trained, start=start).section, start=start)
+    kept, lies = (
+        heard_votes(private, reply(private, trained, start=start, draw=constant_words(word)).section, start=start)
+        for word in (0, 2**32 - 1)
+    )
+    assert kept == truth
+    assert all(lie != vote for lie, vote in zip(lies, truth, strict=True))
+
+
+def test_a_larger_epsilon_lies_less() -> None:
+    start = np.full(20_000, 0.5, dtype=np.float32)
+    shares = []
+    for epsilon in (0.5, 1.0, 4.0):
+        private = replace(MEAN, privacy=PrivacySettings(vote_epsilon=epsilon))
+        votes = np.array(heard_votes(private, reply(private, start, start=start).section, start=start))
+        shares.append(float((votes < 0).mean()))
+    # A lie has the probability 1 / (1 + e^ε) = 0.3775, 0.2689 and 0.0180; five standard deviations are 5·√(1/4/20000).
+    assert shares == pytest.approx([0.37754, 0.26894, 0.01799], abs=0.0177)
+
+
+@pytest.mark.parametrize("signs", [DRIFT, TERNARY], ids=["two", "three"])
+def test_the_mean_of_randomised_votes_moves_the_state_as_the_truth_would_on_average(signs: Signs) -> None:
+    private = replace(signs, privacy=PrivacySettings(vote_epsilon=1.0))
+    clients, start = 4000, np.zeros(6, dtype=np.float32)
+    trained = private.start(private.publish(start)) + np.array([0.3, -0.3, 0.2, 0.1, 0, 0.01], dtype=np.float32)
+    draw, total = seeded_words(np.random.default_rng(7)), np.zeros(6)
+    for _ in range(clients):
+        total += heard_votes(private, reply(private, trained, start=start, draw=draw).section, start=start)
+    truth = np.array(heard_votes(signs, reply(signs, trained, start=start).section, start=start), dtype=np.float32)
+    mean = (total / clients).astype(np.float32)
+    gain = np.float32(signs.aggregation.gain)
+    found = private.following(start, start=start, mean=mean, scale=1.0)
+    # The mean of n votes within ±1 has a standard deviation of 1/√n at most; five of those, times factor and gain.
+    factor = unbiasing_factor(alphabet=3 if signs is TERNARY else 2, epsilon=1.0)
+    np.testing.assert_allclose(found, gain * truth, atol=float(gain) * factor * 5 / math.sqrt(clients))
+    assert np.abs(gain * mean - gain * truth).max() > float(gain) * factor * 5 / math.sqrt(clients)
+
+
+def test_what_travels_of_signs_is_remembered_by_nobody() -> None:
+    start = np.ones(4, dtype=np.float32)
+    assert all(reply(signs, start, start=start).memory is None for signs in ALL)
+
+
+def test_only_what_is_entropy_coded_has_deltas() -> None:
+    assert [signs.has_deltas for signs in ALL] == [True] * 5
+    assert [plain(signs).has_deltas for signs in ALL] == [False] * 5
+    assert not Weights().has_deltas
+    assert Weights(wire=WireSettings(down="bf16")).has_deltas
+    assert not Weights(wire=WireSettings(down="bf16", coder="plain")).has_deltas
+
+
+@given(old=thetas, seed=st.integers(0, 99))
+def test_a_version_is_the_same_whatever_it_is_told_against(old: Floats, seed: int) -> None:
+    new = np.clip(old + np.random.default_rng(seed).normal(0, 0.2, old.size), -1, 1).astype(np.float32)
+    layers = [old.size // 3, old.size - old.size // 3]
+    for signs in [*ALL, *map(plain, ALL)]:
+        base, version = signs.publish(old), signs.publish(new)
+        for known in (None, base):
+            section = signs.encode(version, base=known, layers=layers)
+            found: Levels = signs.decode(sent(section), base=known, layers=layers)
+            assert found.tolist() == version.tolist()
+            assert found.dtype == np.uint8
 
 
 def test_a_reply_of_weights_is_the_weights() -> None:
     values = np.array([0.1, -3], dtype=np.float32)
-    assert (
-        Weights().read_reply(sent(Broadcast(Weights().reply(values, start=values), values)), 2).tobytes()
-        == values.tobytes()
-    )
+    section = reply(Weights(), values, start=np.zeros(2, dtype=np.float32)).section
+    found = Weights().read_reply(sent(section), published=np.zeros(2, dtype=np.float32), layers=[2])
+    assert isinstance(found.values, np.ndarray)
+    assert found.values.tobytes() == values.tobytes()
 
 
 def test_kept_weights_are_the_magnitudes_with_the_voted_signs() -> None:

@@ -1,41 +1,88 @@
 """One round against a fleet in memory: who is asked, what is sent, what comes of the replies."""
 
+import itertools
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hedgerow.codec import Floats, decode_payload, encode_payload, floats_section, has_mask, read_mask, signs_section
+from hedgerow.assembly import representation_of
+from hedgerow.codec import (
+    Floats,
+    binary_entropy_bytes,
+    decode_payload,
+    encode_payload,
+    has_mask,
+    read_mask,
+    section_label,
+)
 from hedgerow.config import Experiment
 from hedgerow.errors import PayloadError, RunError, TooFewRepliesError
+from hedgerow.exchange import Architecture, Exchange, Measures, Version
+from hedgerow.privacy import seeded_words
 from hedgerow.pruning import Mask
-from hedgerow.representation import Signs, Weights
 from hedgerow.server.cohort import cohort_of
 from hedgerow.server.fleet import Reply, Request
+from hedgerow.server.history import FolderHistory, History, MemoryHistory
 from hedgerow.server.journal import Journal, SqliteJournal
+from hedgerow.server.outgoing import NEW, WHOLE
 from hedgerow.server.progress import Observer
 from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.state import RoundState
 
 MASK = Mask({"a.weight": torch.arange(12).view(3, 4) % 3 == 0, "b.weight": torch.ones(1, 3, dtype=torch.bool)})
 FLOATS = np.array([1.0, 2.0], dtype=np.float32)
+MASK_BOUND = 15 * 0.9967916 / 8
+"""Bytes: 7 of 15 weights are kept, H(7/15) = 0.99679 bits."""
+LARGE = Mask(
+    {
+        "a.weight": torch.from_numpy(np.random.default_rng(0).random((60, 40)) < 0.4),
+        "b.weight": torch.ones(10, 30, dtype=torch.bool),
+    }
+)
+"""Some 1,260 kept weights: what changed is less than the whole."""
+EVERYONE = frozenset(range(100, 108))
+
+
+def experiment_with(
+    fleet: Mapping[str, object] | None = None, *, others: Mapping[str, object] | None = None, **aggregation: object
+) -> Experiment:
+    settings = {"signs": "mean", "levels": 16, **aggregation}
+    return Experiment.model_validate(
+        {"fleet": {"clients": 8, "cohort": 5, **(fleet or {})}, "aggregation": settings, **(others or {})}
+    )
+
+
+def exchange_of(experiment: Experiment, mask: Mask = MASK) -> Exchange:
+    architecture = Architecture(mask.shapes, {"a.bias": (2,)}, (False,))
+    return Exchange.of(experiment, architecture=architecture, representation=representation_of(experiment))
+
+
+EXPERIMENT = experiment_with()
 
 
 @dataclass
 class InMemoryFleet:
-    """Every node votes by its own number; some fail."""
+    """Every node votes by its own number, and remembers the last version that it trained on; some fail."""
 
     count: int = 8
     failing: frozenset[int] = frozenset()
     lost: frozenset[int] = frozenset()
     order: Callable[[list[Request]], list[Request]] = lambda requests: requests
     before_reply: Callable[[int], None] = lambda node: None
+    mask: Mask = MASK
+    stride: float = 2.0
+    speaks: Exchange = field(default_factory=lambda: exchange_of(EXPERIMENT))
     asked: dict[int, bytes] = field(default_factory=dict)
     replied: list[int] = field(default_factory=list)
     waits: list[int] = field(default_factory=list)
+    remembered: dict[int, Version] = field(default_factory=dict)
 
     def nodes(self) -> Sequence[int]:
         return range(100, 100 + self.count)
@@ -63,25 +110,45 @@ class InMemoryFleet:
             return Reply(request.node, None, "the line is dead", {}, *sizes, "lost")
         if request.node in self.failing:
             return Reply(request.node, None, f"no power on {request.node}", {}, *sizes)
-        header, _ = decode_payload(request.payload, limit=10_000)
-        votes = np.random.default_rng(request.node).random(MASK.kept) < 0.5
-        floats = (FLOATS * request.node / 7).astype(np.float32)
-        payload = encode_payload(header, [signs_section(votes), floats_section(floats)])
-        metrics = {"examples": float(request.node % 5 + 1), "loss": request.node / 13, "seconds": 0.5}
-        return Reply(request.node, payload, None, metrics, *sizes)
+        return Reply(request.node, self._answer(request), None, {}, *sizes)
+
+    def _answer(self, request: Request) -> bytes:
+        node, speaks = request.node, self.speaks
+        layers = list(self.mask.layer_kept().values())
+        header, sections = decode_payload(request.payload, limit=10_000)
+        base = self.remembered[node] if header.base else None
+        assert base is None or base.round == header.base
+        version = speaks.decode(sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=layers)
+        self.remembered[node] = version
+        up = np.random.default_rng(node).random(self.mask.kept) < 0.5
+        moved = np.where(up, self.stride, -self.stride).astype(np.float32) + speaks.starts(version)[0]
+        said = speaks.reply(
+            moved,
+            (FLOATS * node / 7).astype(np.float32),
+            version=version,
+            layers=layers,
+            memory=(None, None),
+            generator=np.random.default_rng(node),
+            draw=seeded_words(np.random.default_rng(node)),
+        )
+        measures = Measures(
+            examples=node % 5 + 1,
+            loss=node / 13,
+            seconds=0.5,
+            forward_bytes=1,
+            backward_bytes=2,
+            update_bytes=3,
+            native_share=1,
+        )
+        answered = [*(one.section for one in said), measures.section()]
+        return encode_payload(header.of_reply(), answered)
 
 
-def experiment_with(fleet: Mapping[str, object] | None = None, **aggregation: object) -> Experiment:
-    settings = {"signs": "mean", "levels": 16, **aggregation}
-    return Experiment.model_validate({"fleet": {"clients": 8, "cohort": 5, **(fleet or {})}, "aggregation": settings})
-
-
-EXPERIMENT = experiment_with()
-
-
-def first_state(*, holders: frozenset[int] = frozenset(), kept: Floats | None = None) -> RoundState:
-    signs = np.where(np.arange(MASK.kept) % 2, -1, 1).astype(np.float32) if kept is None else kept
-    return RoundState(round=0, mask=MASK, kept=signs, floats=FLOATS, holders=holders)
+def first_state(
+    *, round: int = 0, held: Mapping[int, int] | None = None, kept: Floats | None = None, mask: Mask = MASK
+) -> RoundState:
+    signs = np.where(np.arange(mask.kept) % 2, -1, 1).astype(np.float32) if kept is None else kept
+    return RoundState(round=round, mask=mask, kept=signs, floats=FLOATS, held=held or {})
 
 
 def play(
@@ -89,15 +156,18 @@ def play(
     fleet: InMemoryFleet,
     *,
     experiment: Experiment = EXPERIMENT,
+    history: History | None = None,
     journal: Journal | None = None,
     least: int | None = None,
 ) -> Round:
+    fleet.speaks = exchange_of(experiment, fleet.mask)
     return play_round(
         state,
         experiment=experiment,
-        representation=Signs(experiment.signs, experiment.aggregation),
+        exchange=fleet.speaks,
         fleet=fleet,
         observer=Observer(),
+        history=history,
         journal=journal,
         least=least,
     )
@@ -175,7 +245,7 @@ def test_the_state_before_a_round_is_not_changed() -> None:
     play(state, InMemoryFleet(), experiment=experiment_with(memory=0.5))
     assert np.array_equal(state.kept, kept)
     assert np.array_equal(state.floats, floats)
-    assert state.holders == frozenset()
+    assert state.held == {}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -191,7 +261,7 @@ def test_the_order_of_replies_changes_no_bit(seed: int, signs: str) -> None:
     other = play(first_state(), InMemoryFleet(failing=failing, order=shuffled), experiment=experiment)
     assert other.state.kept.tobytes() == plain.state.kept.tobytes()
     assert other.state.floats.tobytes() == plain.state.floats.tobytes()
-    assert other.state.holders == plain.state.holders
+    assert other.state.held == plain.state.held
     assert other.fold.train_loss() == plain.fold.train_loss()
     assert other.cohort == plain.cohort
     assert other.entropy_down == plain.entropy_down
@@ -206,30 +276,36 @@ def test_the_mask_is_sent_once_to_each_node() -> None:
             assert header.mask_digest == MASK.digest
             assert has_mask(sections) == (node not in known)
             if has_mask(sections):
-                assert np.packbits(read_mask(sections, MASK.size)).tobytes() == MASK.packed()
+                assert (
+                    np.packbits(read_mask(sections, MASK.size, shapes=list(MASK.shapes.values()))).tobytes()
+                    == MASK.packed()
+                )
+                assert header.tensors == fleet.speaks.architecture.tensors()
+            else:
+                assert header.tensors == ()
         known |= set(played.cohort)
         state = played.state
-        assert state.holders == known
+        assert set(state.held) == known
 
 
 def test_a_node_that_failed_is_given_the_mask_again() -> None:
-    everyone = frozenset(range(100, 108))
-    cohort = cohort_of(EXPERIMENT, sorted(everyone), round=1)
+    everyone = dict.fromkeys(EVERYONE, 6)
+    cohort = cohort_of(EXPERIMENT, sorted(EVERYONE), round=7)
     failed = cohort[2]
     fleet = InMemoryFleet(failing=frozenset({failed}))
-    played = play(first_state(holders=everyone), fleet)
-    assert played.state.holders == everyone - {failed}
+    played = play(first_state(round=6, held=everyone), fleet)
+    assert played.state.held == {node: 7 if node in cohort else 6 for node in EVERYONE - {failed}}
     assert [f.client for f in played.fold.failures] == [f"client-{failed}"]
     assert failed not in played.fold.clients
 
 
 def test_requests_to_holders_cost_no_mask() -> None:
     strangers, holders = InMemoryFleet(), InMemoryFleet()
-    new = play(first_state(), strangers)
-    known = play(first_state(holders=frozenset(range(100, 108))), holders)
+    new = play(first_state(round=6), strangers)
+    known = play(first_state(round=6, held=dict.fromkeys(EVERYONE, 6)), holders)
     assert known.fold.bytes_down < new.fold.bytes_down
-    # 7 of 15 weights are kept: H(7/15) = 0.99679 bits, 15 times, for 5 strangers.
-    assert new.entropy_down - known.entropy_down == pytest.approx(5 * 15 * 0.9967916 / 8, rel=1e-5)
+    assert "mask/bits" not in known.sections_down
+    assert new.entropy_down - known.entropy_down == pytest.approx(5 * MASK_BOUND, rel=1e-5)
 
 
 def test_too_few_replies_end_the_run_and_the_error_names_the_first_client() -> None:
@@ -273,10 +349,23 @@ def test_memory_blends_the_old_votes_with_the_new() -> None:
 
 
 def test_an_answer_in_signs_is_no_answer_in_weights() -> None:
-    experiment = EXPERIMENT.model_copy(update={"representation": "weights"})
+    layers = list(MASK.layer_kept().values())
+    signs, weights = exchange_of(EXPERIMENT), exchange_of(EXPERIMENT.model_copy(update={"representation": "weights"}))
+
+    class Confused(InMemoryFleet):
+        def _answer(self, request: Request) -> bytes:
+            header, _ = decode_payload(request.payload, limit=10_000)
+            version = signs.version(header.round, header.mask_digest, kept=first_state().kept, floats=FLOATS)
+            asked = encode_payload(header, signs.encode(version, base=None, layers=layers))
+            return super()._answer(replace(request, payload=asked))
+
     with pytest.raises(RunError, match="KIND_WEIGHTS is missing"):
         play_round(
-            first_state(), experiment=experiment, representation=Weights(), fleet=InMemoryFleet(), observer=Observer()
+            first_state(),
+            experiment=EXPERIMENT.model_copy(update={"representation": "weights"}),
+            exchange=weights,
+            fleet=Confused(speaks=signs),
+            observer=Observer(),
         )
 
 
@@ -293,7 +382,7 @@ def test_the_observer_hears_of_each_reply() -> None:
     play_round(
         first_state(),
         experiment=EXPERIMENT,
-        representation=Signs(EXPERIMENT.signs, EXPERIMENT.aggregation),
+        exchange=exchange_of(EXPERIMENT),
         fleet=InMemoryFleet(failing=frozenset({100, 101})),
         observer=Listener(),
     )
@@ -311,9 +400,6 @@ def test_requests_carry_the_experiment_and_the_round() -> None:
         decode_payload(payload, limit=len(payload) - 1)
 
 
-EVERYONE = frozenset(range(100, 108))
-
-
 class Clock:
     """Stands for the time, and moves on before each reply."""
 
@@ -329,12 +415,12 @@ def test_a_round_ends_with_as_many_usable_replies_as_a_cohort_has() -> None:
     experiment = experiment_with({"oversampling": 0.5})
     first = min(EVERYONE)
     fleet = InMemoryFleet(failing=frozenset({first}))
-    played = play(first_state(holders=EVERYONE), fleet, experiment=experiment)
+    played = play(first_state(round=6, held=dict.fromkeys(EVERYONE, 6)), fleet, experiment=experiment)
     assert list(played.cohort) == sorted(EVERYONE) == sorted(fleet.asked)
     assert fleet.replied == list(range(100, 106)), "the one that failed was made up for"
     assert played.fold.clients == set(range(101, 106))
     assert played.fold.answered == set(range(100, 106))
-    assert played.state.holders == frozenset(range(101, 106)), "who came too late is given the mask again"
+    assert played.state.held == dict.fromkeys(range(101, 106), 7), "who came too late is given the mask again"
 
 
 def test_what_was_sent_to_those_that_came_too_late_is_left_out_on_both_sides() -> None:
@@ -397,15 +483,142 @@ def test_a_round_begins_when_so_many_nodes_are_there() -> None:
 def test_bytes_stand_against_their_entropy_by_kind_and_codec() -> None:
     played = play(first_state(), InMemoryFleet())
     down, up = played.sections_down, played.fold.sections()
-    assert sorted(down) == ["floats/float32", "mask/bits", "votes/bytes_zstd"]
-    assert sorted(up) == ["floats/float32", "signs/bits"]
-    # 5 replies of 7 signs and 2 floats; 5 requests with a mask of 15 weights.
-    assert (up["signs/bits"].bytes, up["floats/float32"].bytes, up["floats/float32"].entropy) == (5, 40, 40)
+    assert sorted(down) == ["floats/float32", "mask/bits", "votes/symbols_rans"]
+    assert sorted(up) == ["counts/float32", "flips/symbols_rans", "floats/float32"]
+    # 5 replies of 7 counts, 2 floats and 7 signs; 5 requests with a mask of 15 weights, of which 7 are kept.
+    assert (up["counts/float32"].bytes, up["floats/float32"].bytes, up["floats/float32"].entropy) == (140, 40, 40)
     assert (down["mask/bits"].bytes, down["floats/float32"].bytes) == (10, 40)
-    assert down["mask/bits"].entropy == pytest.approx(5 * 15 * 0.9967916 / 8, rel=1e-5)
+    assert down["mask/bits"].entropy == pytest.approx(5 * MASK_BOUND, rel=1e-5)
+    # So little is coded without contexts: 4 of the 7 levels are the highest and 3 the lowest, H(3/7) = 0.9852281 bits.
+    assert down["votes/symbols_rans"].entropy == pytest.approx(5 * 7 * 0.9852281 / 8, rel=1e-5)
+    assert up["flips/symbols_rans"].entropy == pytest.approx(sum(binary_entropy_bytes(n, 7) for n in played.fold.flips))
+    for each in (down["votes/symbols_rans"], up["flips/symbols_rans"]):
+        assert each.entropy <= each.bytes
     assert sum(s.entropy for s in down.values()) == pytest.approx(played.entropy_down)
     assert sum(s.entropy for s in up.values()) == pytest.approx(sum(played.fold.entropies))
-    assert "mask/bits" not in play(first_state(holders=EVERYONE), InMemoryFleet()).sections_down
+
+
+SLOW = experiment_with(signs="drift", gain=0.02)
+"""Few levels change in a round."""
+
+
+def large_state() -> RoundState:
+    spread = np.random.default_rng(1).uniform(-1, 1, LARGE.kept).astype(np.float32)
+    return first_state(mask=LARGE, kept=spread)
+
+
+def large_fleet(**settings: Any) -> InMemoryFleet:
+    return InMemoryFleet(mask=LARGE, **settings)
+
+
+def version_of(state: RoundState, experiment: Experiment) -> Version:
+    exchange = exchange_of(experiment, state.mask)
+    return exchange.version(state.round + 1, state.mask.digest, kept=state.kept, floats=state.floats)
+
+
+def same_version(one: Version, other: Version) -> bool:
+    arrays = ((one.kept, other.kept), (one.floats, other.floats))
+    return one.round == other.round and all(a.tobytes() == b.tobytes() and a.dtype == b.dtype for a, b in arrays)
+
+
+CHANGES = {
+    "levels": SLOW,
+    "abstaining": experiment_with(signs="drift", gain=0.02, others={"signs": {"abstain": 0.9}}),
+    "flips": experiment_with(signs="vote", memory=0.9),
+    "weights in fp16": experiment_with(others={"representation": "weights", "wire": {"down": "fp16"}}),
+    "weights in bf16": experiment_with(others={"representation": "weights", "wire": {"down": "bf16", "up": "bf16"}}),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_node_is_sent_what_changed_since_the_version_that_it_acknowledged(case: str) -> None:
+    experiment, state, history = CHANGES[case], large_state(), MemoryHistory(most=8)
+    stride = 0.01 if experiment.representation == "weights" else 2.0
+    fleet, updated = large_fleet(stride=stride), 0
+    for _ in range(5):
+        whole = large_fleet(stride=stride)
+        play(replace(state, held=dict.fromkeys(EVERYONE, state.round)), whole, experiment=experiment)
+        played = play(state, fleet, experiment=experiment, history=history)
+        for node, payload in fleet.asked.items():
+            header, sections = decode_payload(payload, limit=10_000)
+            assert header.base == state.held.get(node, 0)
+            assert has_mask(sections) == (node not in state.held)
+            assert same_version(fleet.remembered[node], version_of(state, experiment))
+            assert same_version(fleet.remembered[node], whole.remembered[node])
+            if header.base:
+                updated += 1
+                assert len(payload) < len(whole.asked[node])
+        assert played.bases == Counter(state.held.get(node, NEW) for node in played.cohort)
+        assert played.state.held == {**state.held, **dict.fromkeys(played.cohort, state.round + 1)}
+        state = played.state
+    assert updated > 10
+
+
+def test_what_clients_start_from_does_not_depend_on_how_they_were_told() -> None:
+    told, fresh = large_state(), large_state()
+    history, fleet = MemoryHistory(most=8), large_fleet()
+    for _ in range(4):
+        told = play(told, fleet, experiment=SLOW, history=history).state
+        fresh = play(fresh, large_fleet(), experiment=SLOW).state
+    assert told.kept.tobytes() == fresh.kept.tobytes()
+    assert told.floats.tobytes() == fresh.floats.tobytes()
+    assert told.held == fresh.held
+
+
+def test_requests_of_changes_are_counted_at_their_size() -> None:
+    history, fleet, state = MemoryHistory(most=8), large_fleet(), large_state()
+    for _ in range(4):
+        played = play(state, fleet, experiment=SLOW, history=history)
+        state = played.state
+        sent = [decode_payload(payload, limit=10_000)[1].values() for payload in fleet.asked.values()]
+        lengths = Counter[str]()
+        for section in itertools.chain.from_iterable(sent):
+            lengths[section_label(section)] += len(section.data)
+        assert {label: found.bytes for label, found in played.sections_down.items()} == lengths
+        assert played.entropy_down == pytest.approx(sum(found.entropy for found in played.sections_down.values()))
+        assert all(0 < found.entropy <= found.bytes for found in played.sections_down.values())
+
+
+def test_a_version_that_is_no_longer_known_is_answered_with_the_whole() -> None:
+    history, fleet, state = MemoryHistory(most=2), large_fleet(), large_state()
+    seen = Counter[str]()
+    for number in range(1, 9):
+        played = play(state, fleet, experiment=SLOW, history=history)
+        for node, payload in fleet.asked.items():
+            base = decode_payload(payload, limit=10_000)[0].base
+            held = state.held.get(node, NEW)
+            # Two versions are known, and this round's is one of them.
+            assert base == (held if held == number - 1 else 0)
+            seen["new" if held == NEW else "changes" if base else "whole"] += 1
+        assert played.bases[WHOLE] == sum(0 < state.held.get(node, NEW) < number - 1 for node in fleet.asked)
+        state = played.state
+    assert min(seen["new"], seen["changes"], seen["whole"]) > 3, seen
+
+
+def test_without_a_history_everybody_is_sent_the_whole() -> None:
+    fleet, state = large_fleet(), large_state()
+    for _ in range(3):
+        played = play(state, fleet, experiment=SLOW)
+        assert all(decode_payload(payload, limit=10_000)[0].base == 0 for payload in fleet.asked.values())
+        assert set(played.bases) <= {NEW, WHOLE}
+        state = played.state
+
+
+def test_who_failed_or_came_too_late_holds_nothing_until_it_answers_again() -> None:
+    experiment = SLOW.model_copy(update={"fleet": SLOW.fleet.model_copy(update={"oversampling": 9.0})})
+    history, fleet, state = MemoryHistory(most=8), large_fleet(), large_state()
+    # All eight are asked; 100 to 104 answer first.
+    state = play(state, fleet, experiment=experiment, history=history).state
+    assert state.held == dict.fromkeys(range(100, 105), 1)
+    fleet.order, fleet.failing = lambda requests: requests[::-1], frozenset({104})
+    played = play(state, fleet, experiment=experiment, history=history)
+    # 107 to 105 were late and 104 fails; 102 is the fifth that is usable, so that 101 and 100 are late.
+    assert fleet.replied == [107, 106, 105, 104, 103, 102]
+    assert played.state.held == dict.fromkeys((102, 103, 105, 106, 107), 2)
+    assert played.bases == {NEW: 3, 1: 3}
+    play(played.state, fleet, experiment=experiment, history=history)
+    bases = {node: decode_payload(payload, limit=10_000)[0].base for node, payload in fleet.asked.items()}
+    assert bases == {node: 2 if node in played.state.held else 0 for node in EVERYONE}
 
 
 @pytest.fixture
@@ -433,9 +646,13 @@ def same(one: Round, other: Round) -> bool:
     return (
         one.state.kept.tobytes() == other.state.kept.tobytes()
         and one.state.floats.tobytes() == other.state.floats.tobytes()
-        and one.state.holders == other.state.holders
+        and one.state.held == other.state.held
         and list(one.cohort) == list(other.cohort)
         and one.fold.sections() == other.fold.sections()
+        and sorted(one.fold.entropies) == sorted(other.fold.entropies)
+        and sorted(one.fold.measures, key=str) == sorted(other.fold.measures, key=str)
+        and (one.sections_down, one.entropy_down) == (other.sections_down, other.entropy_down)
+        and one.bases == other.bases
         and sorted(one.fold.failures, key=str) == sorted(other.fold.failures, key=str)
         and (one.fold.bytes_up, one.fold.bytes_down) == (other.fold.bytes_up, other.fold.bytes_down)
     )
@@ -516,3 +733,32 @@ def test_a_closed_round_whose_replies_are_gone_is_refused(journal: SqliteJournal
     journal.close(1, counted={100}, lost=[])
     with pytest.raises(RunError, match="the journal lacks replies that count"):
         play(first_state(), InMemoryFleet(), journal=journal)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_a_round_of_changes_goes_on_where_it_was_killed_with_the_same_bytes(
+    count: int, journal: SqliteJournal, tmp_path: Path
+) -> None:
+    state, folder, other = large_state(), tmp_path / "versions", tmp_path / "undisturbed"
+    fleet = large_fleet()
+    for _ in range(3):
+        state = play(state, fleet, experiment=SLOW, history=FolderHistory(folder, most=2)).state
+    shutil.copytree(folder, other)
+    plain = large_fleet(remembered=dict(fleet.remembered))
+    undisturbed = play(state, plain, experiment=SLOW, history=FolderHistory(other, most=2))
+    assert {WHOLE, 3} <= set(undisturbed.bases)
+    if count < 5:
+        fleet.before_reply = killed_after(count)
+        with pytest.raises(KilledError):
+            play(state, fleet, experiment=SLOW, history=FolderHistory(folder, most=2), journal=journal)
+    else:
+        play(state, fleet, experiment=SLOW, history=FolderHistory(folder, most=2), journal=journal)
+    fleet.before_reply, fleet.asked = lambda node: None, {}
+    resumed = play(state, fleet, experiment=SLOW, history=FolderHistory(folder, most=2), journal=journal)
+    assert same(resumed, undisturbed)
+    assert fleet.asked == {node: plain.asked[node] for node in undisturbed.cohort[count:]}
+    assert contents(folder) == contents(other)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

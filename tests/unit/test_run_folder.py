@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hedgerow.config import Experiment, load_experiment
 from hedgerow.errors import RunError
 from hedgerow.files import write_atomically
 from hedgerow.pruning import Mask
+from hedgerow.server.checkpoint import checkpoint_bytes, read_checkpoint
 from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.state import RoundState
 from hedgerow.telemetry import Measured, RoundRecord
@@ -24,13 +27,13 @@ EXPERIMENT = Experiment()
 MASK = Mask({"b.weight": torch.arange(12).view(3, 4) % 5 < 2, "a.weight": torch.ones(1, 3, dtype=torch.bool)})
 
 
-def state_after(round: int, *, holders: frozenset[int] = frozenset()) -> RoundState:
+def state_after(round: int, *, held: Mapping[int, int] | None = None) -> RoundState:
     return RoundState(
         round=round,
         mask=MASK,
         kept=np.linspace(-1, 1, MASK.kept, dtype=np.float32) * round,
         floats=np.array([0.1, -1e-30, round], dtype=np.float32),
-        holders=holders,
+        held=held or {},
     )
 
 
@@ -79,8 +82,8 @@ def test_a_folder_is_named_by_the_experiment(tmp_path: Path) -> None:
 
 
 def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
-    holders = frozenset({0, 7, 2**63 + 5, 2**64 - 1})  # Flower's node identifiers have 64 bits without a sign
-    old = state_after(3, holders=holders)
+    held = {2**64 - 1: 3, 0: 1, 7: 3, 2**63 + 5: 2}  # Flower's node identifiers have 64 bits without a sign
+    old = state_after(3, held=held)
     with RunFolder(tmp_path, EXPERIMENT) as folder:
         folder.save(old, record_of(3))
     state, _ = resumed(tmp_path)
@@ -90,7 +93,18 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert state.mask.digest == MASK.digest
     assert state.kept.tobytes() == old.kept.tobytes()
     assert state.floats.tobytes() == old.floats.tobytes()
-    assert state.holders == holders
+    assert state.held == held
+
+
+@settings(max_examples=30)
+@given(st.dictionaries(st.integers(0, 2**64 - 1), st.integers(1, 9), max_size=20))
+def test_who_holds_which_version_comes_back_in_the_same_bytes_whatever_its_order(held: dict[int, int]) -> None:
+    data = checkpoint_bytes(state_after(9, held=held))
+    assert checkpoint_bytes(state_after(9, held=dict(reversed(held.items())))) == data
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        path.write_bytes(data)
+        assert read_checkpoint(path).held == held
 
 
 def test_a_kill_between_line_and_checkpoint_drops_the_line(tmp_path: Path) -> None:
@@ -202,7 +216,8 @@ def test_a_flipped_bit_is_either_read_as_a_state_or_refused(tmp_path: Path, bit:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": "hedgerow-checkpoint-0"},
+        {"format": "hedgerow-checkpoint-1"},
+        {"format": None},
         {"shapes": []},
         {"shapes": {}},
         {"shapes": {"w": 3}},
@@ -215,7 +230,15 @@ def test_a_flipped_bit_is_either_read_as_a_state_or_refused(tmp_path: Path, bit:
         {"kept": np.zeros(7, dtype=np.float64)},
         {"floats": np.zeros(2, dtype=np.int32)},
         {"floats": None},
-        {"holders": None},
+        {"nodes": None},
+        {"versions": None},
+        {"nodes": np.array([7], dtype=np.uint64)},
+        {"nodes": np.array([7, 8], dtype=np.int64)},
+        {"nodes": np.array([7.5, 8.5])},
+        {"nodes": np.array([[7], [8]], dtype=np.uint64)},
+        {"versions": np.array([1], dtype=np.uint32)},
+        {"versions": np.array([1, 1], dtype=np.int32)},
+        {"versions": np.array([1, 2], dtype=np.uint32)},
         {"mask": np.zeros(1, dtype=np.uint8)},
     ],
     ids=str,
@@ -226,10 +249,11 @@ def test_a_checkpoint_of_another_make_says_what_to_delete(tmp_path: Path, change
         "mask": np.frombuffer(MASK.packed(), dtype=np.uint8),
         "kept": np.zeros(MASK.kept, dtype=np.float32),
         "floats": np.zeros(2, dtype=np.float32),
-        "holders": np.zeros(0, dtype=np.uint64),
+        "nodes": np.array([7, 8], dtype=np.uint64),
+        "versions": np.array([1, 1], dtype=np.uint32),
     }
     metadata: dict[str, object] = {
-        "format": "hedgerow-checkpoint-1",
+        "format": "hedgerow-checkpoint-2",
         "round": 1,
         "shapes": MASK.shapes,
     }
@@ -366,8 +390,28 @@ def test_a_damaged_number_says_what_to_delete(tmp_path: Path, text: str) -> None
 def test_what_a_killed_process_wrote_halfway_is_cleaned_up(tmp_path: Path) -> None:
     path = folder_after(tmp_path, 1)
     (path / ".checkpoint.safetensors.77.new").write_bytes(b"half")
+    (path / "versions").mkdir()
+    (path / "versions" / ".00000001.payload.77.new").write_bytes(b"half")
+    (path / "versions" / "00000001.payload").write_bytes(b"whole")
     with RunFolder(tmp_path, EXPERIMENT):
         assert not list(path.glob(".*"))
+        assert [found.name for found in (path / "versions").iterdir()] == ["00000001.payload"]
+
+
+def test_as_many_versions_are_kept_as_the_experiment_says_until_they_are_removed(tmp_path: Path) -> None:
+    experiment = load_experiment(overrides=[("wire.history", 2)])
+    with RunFolder(tmp_path, experiment) as folder:
+        for round in (1, 2, 3):
+            folder.history.add(round, b"version %d" % round)
+        assert [folder.history.find(round) for round in (1, 2, 3)] == [None, b"version 2", b"version 3"]
+        versions = folder.path / "versions"
+        assert sorted(path.name for path in versions.iterdir()) == ["00000002.payload", "00000003.payload"]
+    with RunFolder(tmp_path, experiment) as folder:
+        assert folder.history.find(3) == b"version 3"
+        folder.remove_versions()
+        folder.remove_versions()
+        assert not versions.exists()
+        assert folder.history.find(3) is None
 
 
 def test_the_journal_is_removed_with_the_files_beside_it(tmp_path: Path) -> None:

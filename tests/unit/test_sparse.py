@@ -17,6 +17,7 @@ from hedgerow.sparse import (
     SparseLayer,
     SparseLinear,
     SparseOther,
+    float_names,
     float_tensors,
     gather_kept,
     read_vector,
@@ -252,6 +253,16 @@ def test_writing_a_vector_copies_it() -> None:
 def test_a_vector_of_no_tensors_is_empty() -> None:
     assert read_vector([]).shape == (0,)
     assert read_vector([]).dtype == np.float32
+
+
+def test_floats_are_named_in_their_order_and_neither_pruned_weights_nor_counters_are_among_them() -> None:
+    model = small_network()
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    names = float_names(model)
+    assert [id(named[name]) for name in names] == [id(tensor) for tensor in float_tensors(model)]
+    assert not set(names) & set(prunable_tensors(model))
+    assert {"1.weight", "1.running_var", "3.bias"} <= set(names)
+    assert "1.num_batches_tracked" not in names
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hedgerow.client.answer import ClientState
+from hedgerow.client.memory import ClientState
 from hedgerow.client.training import _step, part_sizes
 from hedgerow.telemetry.memory import allocations, phase
-from tests.unit.test_answer import Setting
+from tests.unit.test_answer import Setting, measures_of
 
 SAMPLES, LABELS = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3
 
@@ -126,7 +126,8 @@ def test_a_client_trains_in_parts_and_says_so_in_its_memory() -> None:
     for changes in ({}, {"micro_batch": 8}):
         setting = Setting(training=changes, model={"name": "conv4", "norm": "none"})
         answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
-        assert 0 < answer.metrics["update-bytes"] < answer.metrics["forward-bytes"]
-        assert 0 <= answer.metrics["native-share"] <= 1
-        peaks.append(max(answer.metrics[f"{name}-bytes"] for name in ("forward", "backward", "update")))
+        measures = measures_of(answer)
+        assert 0 < measures.update_bytes < measures.forward_bytes
+        assert 0 <= measures.native_share <= 1
+        peaks.append(max(measures.forward_bytes, measures.backward_bytes, measures.update_bytes))
     assert peaks[1] < 0.9 * peaks[0]

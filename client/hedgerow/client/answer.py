@@ -4,57 +4,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from hedgerow.assembly import ClientNetwork, dataset_of, model_of, network_of, parts_of, representation_of
+from hedgerow.assembly import ClientNetwork, dataset_of, exchange_of, model_of, network_of, parts_of
+from hedgerow.client.memory import ClientState, Memories
 from hedgerow.client.training import Trained, train
-from hedgerow.codec import (
-    Header,
-    Sections,
-    decode_payload,
-    encode_payload,
-    floats_section,
-    has_mask,
-    mask_section,
-    read_floats,
-    read_mask,
-)
+from hedgerow.codec import Header, Sections, decode_payload, encode_payload, has_mask, read_mask
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Indices, Samples
 from hedgerow.errors import DataError, PayloadError
-from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.exchange import Measures, Version
+from hedgerow.privacy import Draw, seeded_words
+from hedgerow.pruning import Mask
 from hedgerow.seeds import derive_seed, numpy_generator
-from hedgerow.sparse import float_tensors, read_vector, write_vector
+from hedgerow.sparse import read_vector, write_vector
 
-__all__ = ["Answer", "ClientState", "Workshop"]
+__all__ = ["Answer", "Workshop"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ClientState:
-    """What a client keeps from one round to the next.
-
-    Attributes:
-        rounds: how many rounds it has trained.
-        mask: the payload that holds the mask it was last given; empty before that.
-    """
-
-    rounds: int = 0
-    mask: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """A client's reply: the payload, what it measured, and its new state."""
+    """A client's reply, and its new state."""
 
     payload: bytes
-    metrics: Mapping[str, float]
     state: ClientState
 
 
@@ -63,7 +41,7 @@ class _Built:
     """The network for one mask. The mask itself is not kept: it has a byte for every weight of the dense network."""
 
     digest: bytes
-    kept: int
+    layers: tuple[int, ...]
     client: ClientNetwork
 
 
@@ -85,17 +63,14 @@ class Workshop:
     def __init__(self, experiment: Experiment, *, dataset: Dataset | None = None, parts: int | None = None) -> None:
         self.experiment = experiment
         self.dataset = dataset_of(experiment) if dataset is None else dataset
-        self.representation = representation_of(experiment)
         self._parts = _parts(experiment, self.dataset, count=parts)
-        model = self._model()
-        self.shapes = {name: tuple(w.shape) for name, w in prunable_tensors(model).items()}
-        self.size = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        self._floats = sum(t.numel() for t in float_tensors(model))
+        self.exchange = exchange_of(experiment, self._model())
         self._experiment_digest = bytes.fromhex(experiment.digest())
         self._built: _Built | None = None
-        del model
 
-    def answer(self, request: bytes, *, client: int, state: ClientState, part: int | None = None) -> Answer:
+    def answer(
+        self, request: bytes, *, client: int, state: ClientState, part: int | None = None, draw: Draw | None = None
+    ) -> Answer:
         """Trains on what `request` asks.
 
         Args:
@@ -103,6 +78,8 @@ class Workshop:
             client: decides what is random.
             state: what the client remembers.
             part: which part of the samples is its own; that of number `client` when None.
+            draw: where the noise of privacy comes from; when None, the seed, which makes a simulation repeatable and
+                protects nobody.
 
         Raises:
             PayloadError: the request is damaged, for another experiment, or for a mask that this client does not have.
@@ -112,17 +89,16 @@ class Workshop:
         header, sections = decode_payload(request, limit=self._limit())
         if header.experiment != self._experiment_digest:
             raise PayloadError("the request is for another experiment; use the coordinator's settings here")
-        mask, state = self._mask(header, sections, state)
-        start = self.representation.receive(sections, mask.kept)
-        floats = read_floats(sections, self._floats)
-        built = mask.client if isinstance(mask, _Built) else self._build(mask)
-        del mask
-        network = built.network
-        write_vector(network.kept, start)
-        write_vector(network.floats, floats)
+        self.exchange.architecture.require(header.tensors)
+        memories = Memories(self.exchange, state, limit=self._limit())
+        built = self._network(header, sections, memories)
+        version = self._version(header, sections, memories, layers=built.layers)
+        network = built.client.network
+        for tensors, start in zip((network.kept, network.floats), self.exchange.starts(version), strict=True):
+            write_vector(tensors, start)
         began, seed = time.perf_counter(), self.experiment.seed
         # One network serves many clients, whose results must not depend on who trained before.
-        built.storage.reseed(derive_seed(seed, "activations", header.round, client))
+        built.client.storage.reseed(derive_seed(seed, "activations", header.round, client))
         # A user's model may draw from torch's global generator, in dropout for example.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(seed, "training", header.round, client))
@@ -134,47 +110,59 @@ class Workshop:
                 round=header.round,
                 generator=numpy_generator(seed, "batches", header.round, client),
             )
-        seconds = time.perf_counter() - began
-        reply = self.representation.reply(read_vector(network.kept), start=start)
-        payload = encode_payload(header, [reply, floats_section(read_vector(network.floats))])
-        metrics = _metrics(trained, seconds=seconds, native_share=network.native_share())
-        return Answer(payload, metrics, ClientState(rounds=state.rounds + 1, mask=state.mask))
+        measures = _measures(trained, seconds=time.perf_counter() - began, native_share=network.native_share())
+        said = self.exchange.reply(
+            read_vector(network.kept),
+            read_vector(network.floats),
+            version=version,
+            layers=built.layers,
+            memory=memories.residuals(built.digest, layers=built.layers),
+            generator=numpy_generator(seed, "reply", header.round, client),
+            draw=seeded_words(numpy_generator(seed, "privacy", header.round, client)) if draw is None else draw,
+        )
+        sections_up = [*(one.section for one in said), measures.section()]
+        payload = encode_payload(header.of_reply(), sections_up)
+        return Answer(payload, memories.after(header, version, layers=built.layers, said=said, sections=sections))
 
     def _limit(self) -> int:
-        # The largest honest request: a mask in bits, every weight in float32, all floats, and the envelope.
-        return self.size // 8 + 4 * self.size + 4 * self._floats + 4096
+        # The largest honest request: a mask in bits, every weight in float32, all floats, the tensors and the envelope.
+        architecture = self.exchange.architecture
+        values = architecture.weights + architecture.float_count
+        return architecture.weights // 8 + 4 * values + 256 * len(architecture.tensors()) + 4096
 
-    def _mask(self, header: Header, sections: Sections, state: ClientState) -> tuple[Mask | _Built, ClientState]:
-        """The mask that a request is for; what was built for it where that is so."""
-        mask: Mask | _Built
-        if has_mask(sections):
-            mask = self._read_mask(sections)
-            kept = encode_payload(header, [mask_section(mask.flat())])
-            state = ClientState(rounds=state.rounds, mask=kept)
-        elif not state.mask:
-            raise PayloadError("this client has no mask yet; the coordinator has to send it again")
-        else:
-            stored, sections = decode_payload(state.mask, limit=self._limit())
-            if stored.mask_digest != header.mask_digest:
-                raise PayloadError("this client has another mask; the coordinator has to send it again")
-            built = self._built
-            mask = built if built and built.digest == stored.mask_digest else self._read_mask(sections)
+    def _network(self, header: Header, sections: Sections, memories: Memories) -> _Built:
+        """The network for the mask of a request, which either brings it or is for the one that the client has."""
+        if not has_mask(sections):
+            sections = memories.mask(header.mask_digest)
+            if self._built is not None and self._built.digest == header.mask_digest:
+                return self._built
+        mask = self._read_mask(sections)
         if mask.digest != header.mask_digest:
             raise PayloadError("the mask does not match its digest; the coordinator has to send it again")
-        return mask, state
+        return self._build(mask)
+
+    def _version(self, header: Header, sections: Sections, memories: Memories, *, layers: tuple[int, ...]) -> Version:
+        base = None
+        if header.base:
+            base = memories.version(header.base, header.mask_digest, layers=layers)
+        return self.exchange.decode(
+            sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=layers
+        )
 
     def _read_mask(self, sections: Sections) -> Mask:
-        return Mask.unpack(np.packbits(read_mask(sections, self.size)).tobytes(), self.shapes)
+        prunable = self.exchange.architecture.prunable
+        bits = read_mask(sections, self.exchange.architecture.weights, shapes=list(prunable.values()))
+        return Mask.unpack(np.packbits(bits).tobytes(), prunable)
 
-    def _build(self, mask: Mask) -> ClientNetwork:
+    def _build(self, mask: Mask) -> _Built:
         # A mask serves many rounds, and every value of the network is overwritten before each.
         if self._built is None or self._built.digest != mask.digest:
             self._built = None
             client = network_of(self.experiment, self._model(), mask, input_shape=self.dataset.input_shape)
             for line in [] if client.choice is None else client.choice.lines():
                 _log.info("%s", line)
-            self._built = _Built(mask.digest, mask.kept, client)
-        return self._built.client
+            self._built = _Built(mask.digest, tuple(mask.layer_kept().values()), client)
+        return self._built
 
     def _model(self) -> nn.Module:
         # A device has no room for the dense weights, and is sent all that it needs, unless their sizes are frozen in.
@@ -201,14 +189,13 @@ def _parts(experiment: Experiment, dataset: Dataset, *, count: int | None) -> li
     return parts_of(experiment, dataset)
 
 
-def _metrics(trained: Trained, *, seconds: float, native_share: float) -> dict[str, float]:
-    return {
-        "examples": trained.examples,
-        "steps": trained.steps,
-        "loss": trained.loss,
-        "seconds": seconds,
-        "forward-bytes": trained.peaks.forward,
-        "backward-bytes": trained.peaks.backward,
-        "update-bytes": trained.peaks.update,
-        "native-share": native_share,
-    }
+def _measures(trained: Trained, *, seconds: float, native_share: float) -> Measures:
+    return Measures(
+        examples=trained.examples,
+        loss=trained.loss,
+        seconds=seconds,
+        forward_bytes=trained.peaks.forward,
+        backward_bytes=trained.peaks.backward,
+        update_bytes=trained.peaks.update,
+        native_share=native_share,
+    )

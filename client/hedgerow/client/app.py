@@ -11,10 +11,12 @@ import functools
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from hedgerow.client.answer import ClientState, Workshop
+from hedgerow.client.answer import Workshop
+from hedgerow.client.memory import ClientState
 from hedgerow.client.source import Source, source_in
 from hedgerow.config import Experiment
 from hedgerow.config.run_config import experiment_in
+from hedgerow.privacy import system_words
 from hedgerow.wire.flower import content_of, payload_in
 
 __all__ = ["app"]
@@ -30,10 +32,19 @@ def train(message: Message, context: Context) -> Message:
     source = source_in(context.node_config, facts=context.run_config.get("facts"))
     workshop = _workshop(experiment_in(context.run_config), source.shared())
     answer = workshop.answer(
-        payload_in(message.content), client=source.client, part=source.part, state=_state_in(context)
+        payload_in(message.content),
+        client=source.client,
+        part=source.part,
+        state=_state_in(context),
+        # Whoever has data of its own has something to protect.
+        draw=None if source.data is None else system_words,
     )
-    context.state[_STATE] = ConfigRecord({"rounds": answer.state.rounds, "mask": answer.state.mask})
-    return Message(content_of(answer.payload, answer.metrics), reply_to=message)
+    state = answer.state
+    kept, floats = state.residuals
+    context.state[_STATE] = ConfigRecord(
+        {"rounds": state.rounds, "mask": state.mask, "version": state.version, "kept": kept, "floats": floats}
+    )
+    return Message(content_of(answer.payload), reply_to=message)
 
 
 @functools.lru_cache(maxsize=1)
@@ -47,7 +58,13 @@ def _state_in(context: Context) -> ClientState:
     record = context.state.config_records.get(_STATE)
     if record is None:
         return ClientState()
-    rounds, mask = record["rounds"], record["mask"]
+    rounds = record["rounds"]
     assert isinstance(rounds, int)
-    assert isinstance(mask, bytes)
-    return ClientState(rounds=rounds, mask=mask)
+    mask, version, kept, floats = (_bytes_in(record, name) for name in ("mask", "version", "kept", "floats"))
+    return ClientState(rounds=rounds, mask=mask, version=version, residuals=(kept, floats))
+
+
+def _bytes_in(record: ConfigRecord, name: str) -> bytes:
+    value = record[name]
+    assert isinstance(value, bytes)
+    return value

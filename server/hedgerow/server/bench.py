@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hedgerow.assembly import dataset_of, model_of, representation_of
+from hedgerow.assembly import dataset_of, exchange_of, model_of
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset
+from hedgerow.exchange import Exchange
 from hedgerow.pruning import prunable_tensors
-from hedgerow.representation import Representation
 from hedgerow.server.state import RoundState
 from hedgerow.sparse import float_tensors, scatter_kept, write_vector
 
@@ -25,12 +25,12 @@ class Bench:
     Attributes:
         dataset: for the test samples and the shapes.
         initial: the dense network at initialization; never changed.
-        representation: what the clients train and send.
+        exchange: what is said about the network, and how.
     """
 
     dataset: Dataset
     initial: nn.Module
-    representation: Representation
+    exchange: Exchange
 
     @classmethod
     def of(cls, experiment: Experiment) -> Bench:
@@ -41,12 +41,13 @@ class Bench:
             ModelError: the model cannot be built or does not fit the data.
         """
         dataset = dataset_of(experiment)
-        return cls(dataset, model_of(experiment, dataset), representation_of(experiment))
+        model = model_of(experiment, dataset)
+        return cls(dataset, model, exchange_of(experiment, model))
 
     def network(self, state: RoundState) -> nn.Module:
         """The dense network that a state stands for."""
         model = copy.deepcopy(self.initial)
-        scatter_kept(model, state.mask, self.representation.kept_weights(state.kept, self.initial, state.mask))
+        scatter_kept(model, state.mask, self.exchange.representation.kept_weights(state.kept, self.initial, state.mask))
         write_vector(float_tensors(model), state.floats)
         return model
 

@@ -15,7 +15,7 @@ from hedgerow.server.state import RoundState
 
 __all__ = ["checkpoint_bytes", "read_checkpoint"]
 
-_FORMAT = "hedgerow-checkpoint-1"
+_FORMAT = "hedgerow-checkpoint-2"
 
 
 def checkpoint_bytes(state: RoundState) -> bytes:
@@ -25,7 +25,8 @@ def checkpoint_bytes(state: RoundState) -> bytes:
             "mask": np.frombuffer(state.mask.packed(), dtype=np.uint8),
             "kept": state.kept,
             "floats": state.floats,
-            "holders": np.array(sorted(state.holders), dtype=np.uint64),
+            "nodes": np.array(sorted(state.held), dtype=np.uint64),
+            "versions": np.array([state.held[node] for node in sorted(state.held)], dtype=np.uint32),
         },
         metadata={
             "hedgerow": json.dumps(
@@ -58,10 +59,8 @@ def _read(path: Path) -> RoundState:
         kept, floats = file.get_tensor("kept"), file.get_tensor("floats")
         if kept.shape != (mask.kept,) or not kept.dtype == floats.dtype == np.float32:
             raise RunError(f"{kept.size} values of {kept.dtype} for {mask.kept} kept weights")
-        return RoundState(
-            round=int(metadata["round"]),
-            mask=mask,
-            kept=kept,
-            floats=floats,
-            holders=frozenset(file.get_tensor("holders").tolist()),
-        )
+        round, nodes, versions = int(metadata["round"]), file.get_tensor("nodes"), file.get_tensor("versions")
+        if nodes.dtype != np.uint64 or versions.dtype != np.uint32 or versions.max(initial=0) > round:
+            raise RunError(f"versions that nodes cannot hold after round {round}")
+        held = dict(zip(nodes.tolist(), versions.tolist(), strict=True))
+        return RoundState(round=round, mask=mask, kept=kept, floats=floats, held=held)

@@ -22,7 +22,7 @@ from hedgerow.server.recording import first_record, record_of
 from hedgerow.server.rounds import play_round
 from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, read_vector, variance_positions
+from hedgerow.sparse import float_tensors, read_vector
 
 __all__ = ["coordinate", "is_done", "prepare", "resumable"]
 
@@ -94,16 +94,15 @@ def coordinate(
         InterruptedRunError: the user pressed Ctrl-C; the last finished round is on disk.
     """
     state = prepare(experiment, bench=bench, folder=folder, observer=observer)
-    variances = variance_positions(bench.initial)
     with resumable(folder):
         with SqliteJournal(folder.journal) if live else contextlib.nullcontext(NoJournal()) as journal:
             play = functools.partial(
                 play_round,
                 experiment=experiment,
-                representation=bench.representation,
+                exchange=bench.exchange,
                 fleet=fleet,
                 observer=observer,
-                variances=variances,
+                history=folder.history if bench.exchange.remembers else None,
                 journal=journal,
                 least=least,
             )
@@ -117,6 +116,7 @@ def coordinate(
                 observer.finished_round(record, rounds=experiment.rounds)
         deliver(experiment, bench=bench, state=state, folder=folder)
         folder.remove_journal()
+        folder.remove_versions()
 
 
 @contextlib.contextmanager
@@ -144,6 +144,6 @@ def _initial_state(experiment: Experiment, bench: Bench, observer: Observer) -> 
     return RoundState(
         round=0,
         mask=mask,
-        kept=bench.representation.initial(weights, mask),
+        kept=bench.exchange.representation.initial(weights, mask),
         floats=read_vector(float_tensors(model)),
     )

@@ -10,6 +10,7 @@ from hedgerow.config import Experiment
 from hedgerow.files import write_atomically
 from hedgerow.ledger import Ledger, ledger, plan_of
 from hedgerow.server.bench import Bench, description
+from hedgerow.server.guarantee import guarantee
 from hedgerow.server.paths import read_paths
 from hedgerow.server.report import Sizes, write_report
 from hedgerow.server.run_folder import RunFolder
@@ -60,6 +61,7 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
             "data": f"{dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test samples",
             "model file": bytes_text(len(data)),
             "seed": str(experiment.seed),
+            **_privacy(experiment, kept=state.mask.kept),
             "versions": f"hedgerow {version('hedgerow')}, torch {version('torch')}, flwr {version('flwr')}",
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
         },
@@ -73,6 +75,11 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
         ledger=_ledger(experiment, bench=bench, state=state, share=records[-1].measured.native_share),
         paths=read_paths(folder.paths),
     )
+
+
+def _privacy(experiment: Experiment, *, kept: int) -> dict[str, str]:
+    told = guarantee(experiment, kept=kept, rounds=experiment.rounds)
+    return {"privacy": "; ".join(told)} if told else {}
 
 
 def _ledger(experiment: Experiment, *, bench: Bench, state: RoundState, share: float | None) -> Ledger | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hedgerow.codec import Bits, Floats, Header, Section, decode_payload, read_floats, section_label
+import numpy as np
+
+from hedgerow.codec import Header, Section, decode_payload, section_label
 from hedgerow.errors import PayloadError
-from hedgerow.representation import Representation
+from hedgerow.exchange import Exchange, Measures, Version
 from hedgerow.server.aggregation import Aggregator, FloatMean
 from hedgerow.server.fleet import Reply
 from hedgerow.telemetry import Failure, SectionBytes
@@ -20,12 +22,10 @@ __all__ = ["Fold"]
 
 _ENVELOPE = 4096
 """Generous bound of a payload's bytes beside its symbols."""
-_MOST_EXAMPLES = 2**24
-"""Of one client: `FloatMean` sums weights below 2³⁶, so 4,096 clients that all claim as much do no harm."""
-_LARGEST_METRIC = 2.0**53
-"""Sums of metrics up to this one stay finite, and counts exact."""
-_BYTES = ("peak-bytes", "forward-bytes", "backward-bytes", "update-bytes")
-_METRICS = ("examples", "loss", "seconds", *_BYTES, "native-share")
+_MOST_TOGETHER = 2**36
+"""Weights that both sums can take; far more than honest clients hold."""
+_SECTIONS = {pb.KIND_FLOATS, pb.KIND_COUNTS}
+"""Of every reply, beside the one of the kept weights."""
 
 
 @dataclass(slots=True)
@@ -33,39 +33,37 @@ class Fold:
     """What a round has taken in. Its size does not depend on the replies, but for a few numbers for each.
 
     Attributes:
-        header: what every reply has to repeat.
-        start: (kept,) float32, what the clients started from.
-        representation: reads the replies.
+        header: of the requests.
+        version: what the clients started from.
+        layers: numbers of kept weights of the prunable tensors.
+        exchange: reads the replies.
         kept: sums the kept weights.
         floats: sums all that is never pruned.
-        float_count: number of those.
-        variances: (float_count,) True where a float is a variance, which cannot be negative; none is when None.
         clients: nodes whose reply was folded.
         answered: those, and all that failed.
         failures: who failed, and why.
         bytes_up: of all replies, as they travelled.
         bytes_down: of all requests, as they travelled.
         entropies: Shannon's bound of each folded reply, in bytes.
-        metrics: what the folded clients measured.
+        measures: what the folded clients measured.
         flips: signs that each folded client changed, where its reply tells.
         lengths: bytes of the folded replies' sections, by kind and codec.
         bounds: Shannon's bounds of the same, in bytes.
     """
 
     header: Header
-    start: Floats
-    representation: Representation
+    version: Version
+    layers: Sequence[int]
+    exchange: Exchange
     kept: Aggregator
     floats: FloatMean
-    float_count: int
-    variances: Bits | None = None
     clients: set[int] = field(default_factory=set)
     answered: set[int] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     entropies: list[float] = field(default_factory=list)
-    metrics: list[Mapping[str, float]] = field(default_factory=list)
+    measures: list[Measures] = field(default_factory=list)
     flips: list[int] = field(default_factory=list)
     lengths: Counter[str] = field(default_factory=Counter)
     bounds: dict[str, list[float]] = field(default_factory=dict)
@@ -84,11 +82,11 @@ class Fold:
     @property
     def examples(self) -> int:
         """Training samples behind the folded replies."""
-        return sum(int(m["examples"]) for m in self.metrics)
+        return sum(m.examples for m in self.measures)
 
     def train_loss(self) -> float:
         """Mean loss of the folded clients, weighted by their samples; the same in whatever order they came."""
-        return math.fsum(m["loss"] * m["examples"] for m in self.metrics) / self.examples
+        return math.fsum(m.loss * m.examples for m in self.measures) / self.examples
 
     def sections(self) -> dict[str, SectionBytes]:
         """What the folded replies held, by kind and codec; the same in whatever order they came."""
@@ -102,54 +100,35 @@ class Fold:
             raise PayloadError(reply.error or "no reply", kind=reply.kind)
         if reply.node in self.clients:
             raise PayloadError("a second reply of the same client to one request", kind="duplicate")
-        kept = self.start.size
-        header, sections = decode_payload(reply.payload, limit=4 * kept + 4 * self.float_count + _ENVELOPE)
-        if header != self.header:
-            raise PayloadError("the reply is for another experiment, round or mask", kind="mismatch")
-        metrics = _checked_metrics(reply.metrics)
-        values = self.representation.read_reply(sections, kept)
-        floats = read_floats(sections, self.float_count)
-        if self.variances is not None and (floats[self.variances] < 0).any():
-            raise PayloadError("a variance is negative", kind="bounds")
-        if len(sections) != 2:
-            raise PayloadError(f"a reply of {len(sections)} sections; two were asked for", kind="mismatch")
-        weight = int(metrics["examples"])
+        limit = 4 * sum(self.layers) + 4 * self.exchange.architecture.float_count + _ENVELOPE
+        header, sections = decode_payload(reply.payload, limit=limit)
+        if header != self.header.of_reply():
+            raise PayloadError("the reply is for another experiment or round", kind="mismatch")
+        measures = Measures.read(sections)
+        if self.examples + measures.examples > _MOST_TOGETHER:
+            raise PayloadError("the round's samples are more than can be summed", kind="metrics")
+        kept, floats = self.exchange.read_reply(sections, version=self.version, layers=self.layers)
+        if len(sections) != len(_SECTIONS) + 1:
+            raise PayloadError(
+                f"a reply of {len(sections)} sections; {len(_SECTIONS) + 1} were asked for", kind="mismatch"
+            )
+        assert isinstance(floats.values, np.ndarray)
         # Both are checked before either is folded, so that a bad reply changes nothing.
-        self.floats.check(floats)
-        self.kept.check(values)
-        self.floats.add(floats, weight=weight)
-        self.kept.add(values, weight=weight)
+        self.floats.check(floats.values)
+        self.kept.check(kept.values)
+        self.floats.add(floats.values, weight=measures.examples)
+        self.kept.add(kept.values, weight=measures.examples)
         self.clients.add(reply.node)
-        self.metrics.append(metrics)
-        flips = self.representation.flips(values, start=self.start)
-        if flips is not None:
-            self.flips.append(flips)
-        entropy = self.representation.reply_entropy(values, start=self.start)
-        self.entropies.append(entropy + 4.0 * self.float_count)
+        self.measures.append(measures)
+        if kept.flips is not None:
+            self.flips.append(kept.flips)
+        counts = float(len(sections[pb.KIND_COUNTS].data))
+        self.entropies.append(kept.entropy + floats.entropy + counts)
+        others = {pb.KIND_FLOATS: floats.entropy, pb.KIND_COUNTS: counts}
         for section in sections.values():
-            self._note(section, entropy=4.0 * self.float_count if section.kind == pb.KIND_FLOATS else entropy)
+            self._note(section, entropy=others.get(section.kind, kept.entropy))
 
     def _note(self, section: Section, *, entropy: float) -> None:
         label = section_label(section)
         self.lengths[label] += len(section.data)
         self.bounds.setdefault(label, []).append(entropy)
-
-
-def _checked_metrics(metrics: Mapping[str, float]) -> Mapping[str, float]:
-    for name in ("examples", "loss", "seconds"):
-        value = metrics.get(name)
-        if value is None or not 0 <= value <= _LARGEST_METRIC:
-            raise PayloadError(f"metric {name!r} is {value}; a finite number of at least 0 is needed", kind="metrics")
-    for name in _BYTES:
-        peak = metrics.get(name, 0.0)
-        if not abs(peak) <= _LARGEST_METRIC:
-            raise PayloadError(f"metric {name!r} is {peak}; a finite number is needed", kind="metrics")
-    share = metrics.get("native-share", 0.0)
-    if not 0 <= share <= 1:
-        raise PayloadError(f"metric 'native-share' is {share}; it has to be 0 to 1", kind="metrics")
-    if not 1 <= metrics["examples"] <= _MOST_EXAMPLES or metrics["examples"] % 1:
-        raise PayloadError(
-            f"metric 'examples' is {metrics['examples']}; it has to be 1 to {_MOST_EXAMPLES}", kind="metrics"
-        )
-    # Whatever else a client sends is not kept: a round's memory must not grow with it.
-    return {name: metrics[name] for name in _METRICS if name in metrics}

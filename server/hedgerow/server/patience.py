@@ -50,6 +50,7 @@ def patiently(
             observer.replaying(reason=str(error), seconds=pause)
             journal.retry(state.round + 1, keep=error.usable)
             # Who was not usable may have lost the mask, and is given it again.
-            state = dataclasses.replace(state, holders=state.holders & error.usable)
+            held = {node: version for node, version in state.held.items() if node in error.usable}
+            state = dataclasses.replace(state, held=held)
         sleep(pause)
         pause = min(_LONGEST_PAUSE, 2 * pause)

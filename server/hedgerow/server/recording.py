@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError
+from hedgerow.exchange import Measures
 from hedgerow.ledger import ledger, plan_of
 from hedgerow.pruning import Mask
 from hedgerow.server.bench import Bench
@@ -20,9 +21,6 @@ from hedgerow.telemetry import Measured, PhaseBytes, RoundRecord
 from hedgerow.telemetry.memory import peak_resident_bytes
 
 __all__ = ["first_record", "mask_churn", "record_of"]
-
-_PHASES = {"forward": "forward-bytes", "backward": "backward-bytes", "update": "update-bytes"}
-"""Where clients say it."""
 
 
 def first_record(state: RoundState, evaluation: Evaluation, *, seconds: float) -> RoundRecord:
@@ -66,7 +64,9 @@ def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: 
     evaluation_seconds = time.perf_counter() - began
     signs = experiment.representation == "signs"
     kept = state.mask.kept
-    share = _mean([m["native-share"] for m in fold.metrics if "native-share" in m])
+    phases = _phases(fold.measures)
+    measures = fold.measures
+    share = math.fsum(m.native_share for m in measures) / len(measures)
     return RoundRecord(
         round=state.round,
         accuracy=None if evaluation is None else evaluation.accuracy,
@@ -86,6 +86,7 @@ def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: 
         entropy_down=played.entropy_down,
         sections_up=fold.sections(),
         sections_down=played.sections_down,
+        updated=sum(count for base, count in played.bases.items() if base > 0),
         mask_churn=mask_churn(old.mask, state.mask),
         flip_rate=float(np.mean((state.kept >= 0) != (old.kept >= 0))) if signs else None,
         client_flip_rate=sum(fold.flips) / (len(fold.flips) * kept) if fold.flips else None,
@@ -93,36 +94,28 @@ def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: 
         measured=Measured(
             seconds=played.seconds + evaluation_seconds,
             evaluation_seconds=evaluation_seconds,
-            client_seconds=math.fsum(m["seconds"] for m in fold.metrics),
-            client_peak_bytes=_largest(fold.metrics, "peak-bytes", *_PHASES.values()),
-            client_phase_bytes=_phases(fold.metrics),
-            client_ledger_bytes=None if share is None else _computed(experiment, bench, state.mask, native=share > 0.5),
+            client_seconds=math.fsum(m.seconds for m in measures),
+            client_peak_bytes=phases.peak,
+            client_phase_bytes=phases,
+            client_ledger_bytes=_computed(experiment, bench, state.mask, native=share > 0.5),
             native_share=share,
             coordinator_peak_bytes=peak_resident_bytes(),
         ),
     )
 
 
-def _largest(metrics: Sequence[Mapping[str, float]], *names: str) -> int | None:
-    found = [int(m[name]) for m in metrics for name in names if name in m]
-    return max(found, default=None)
-
-
-def _phases(metrics: Sequence[Mapping[str, float]]) -> PhaseBytes | None:
-    largest = {field: _largest(metrics, name) for field, name in _PHASES.items()}
-    if None in largest.values():
-        return None
-    return PhaseBytes.model_validate(largest)
+def _phases(measures: Sequence[Measures]) -> PhaseBytes:
+    return PhaseBytes(
+        forward=int(max(m.forward_bytes for m in measures)),
+        backward=int(max(m.backward_bytes for m in measures)),
+        update=int(max(m.update_bytes for m in measures)),
+    )
 
 
 def _computed(experiment: Experiment, bench: Bench, mask: Mask, *, native: bool) -> PhaseBytes:
     plan = plan_of(experiment, native=native)
     found = ledger(bench.initial, mask, bench.dataset.input_shape, plan)
     return PhaseBytes(forward=found.forward, backward=found.backward, update=found.update)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
 
 
 def mask_churn(old: Mask, new: Mask) -> float:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hedgerow.codec import Bits, Header
+from hedgerow.codec import Header
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError, TooFewRepliesError
-from hedgerow.representation import Representation
+from hedgerow.exchange import Exchange
 from hedgerow.schedules import step_scale
 from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
 from hedgerow.server.cohort import cohort_of
 from hedgerow.server.fleet import Fleet, Reply, Request
 from hedgerow.server.fold import Fold
+from hedgerow.server.history import History, MemoryHistory
 from hedgerow.server.journal import Journal, NoJournal
 from hedgerow.server.outgoing import Outgoing
 from hedgerow.server.progress import Observer
@@ -38,6 +39,7 @@ class Round:
         cohort: nodes that were asked.
         entropy_down: Shannon's bound of what was sent to those that replied or failed, in bytes.
         sections_down: what that was, by kind and codec.
+        bases: how many of those were sent what changed since each version; see `Outgoing.bases`.
         seconds: how long it took, without waiting for devices.
     """
 
@@ -46,6 +48,7 @@ class Round:
     cohort: Sequence[int]
     entropy_down: float
     sections_down: dict[str, SectionBytes]
+    bases: Mapping[int, int]
     seconds: float
 
 
@@ -53,10 +56,10 @@ def play_round(
     state: RoundState,
     *,
     experiment: Experiment,
-    representation: Representation,
+    exchange: Exchange,
     fleet: Fleet,
     observer: Observer,
-    variances: Bits | None = None,
+    history: History | None = None,
     journal: Journal | None = None,
     least: int | None = None,
 ) -> Round:
@@ -68,10 +71,10 @@ def play_round(
     Args:
         state: where it starts.
         experiment: the settings.
-        representation: what is trained and sent.
+        exchange: what is trained and sent.
         fleet: whom to ask.
         observer: is told how it goes.
-        variances: which floats cannot be negative (see `Fold`).
+        history: the versions that were sent before; none when None.
         journal: where it is kept while it is played; nowhere when None.
         least: nodes that have to be there before a round is begun; `fleet.cohort` when None.
 
@@ -94,16 +97,16 @@ def play_round(
     else:
         cohort = opened.cohort
     header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest)
-    broadcast = representation.broadcast(state.kept)
-    outgoing = Outgoing(header, broadcast, state)
+    version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
+    history = MemoryHistory(most=0) if history is None else history
+    outgoing = Outgoing(header, version, exchange=exchange, state=state, history=history)
     fold = Fold(
         header=header,
-        start=broadcast.start,
-        representation=representation,
+        version=version,
+        layers=list(state.mask.layer_kept().values()),
+        exchange=exchange,
         kept=_aggregator(experiment, state.kept.size),
         floats=FloatMean(state.floats.size),
-        float_count=state.floats.size,
-        variances=variances,
     )
     observer.asked(round=number, clients=len(cohort))
     for reply, name in journal.replies(number):
@@ -119,22 +122,30 @@ def play_round(
         journal.close(number, counted=fold.clients, lost=lost)
     elif fold.clients != counted:
         raise RunError(f"round {number}: the journal lacks replies that count; delete it to play the round again")
+    asked = frozenset(cohort)
     following = RoundState(
         round=number,
         mask=state.mask,
-        kept=representation.following(
+        kept=exchange.representation.following(
             state.kept,
-            start=broadcast.start,
+            start=exchange.starts(version)[0],
             mean=fold.kept.mean(),
             scale=step_scale(experiment, round=number),
         ),
         floats=fold.floats.mean(),
         # Whoever failed or came too late may have lost its state, so it is given the mask again.
-        holders=(state.holders - frozenset(cohort)) | frozenset(fold.clients),
+        held={node: held for node, held in state.held.items() if node not in asked}
+        | dict.fromkeys(fold.clients, number),
     )
     answered = sorted(fold.answered)
     return Round(
-        following, fold, cohort, outgoing.entropy(answered), outgoing.sections(answered), time.monotonic() - began
+        following,
+        fold,
+        cohort,
+        outgoing.entropy(answered),
+        outgoing.sections(answered),
+        outgoing.bases(answered),
+        time.monotonic() - began,
     )
 
 

@@ -6,6 +6,7 @@
         checkpoint.safetensors   the state after the last round, replaced atomically
         clients.sqlite           what the clients of a simulation remember, until the run is done
         journal.sqlite           what a coordinator's open round has taken in, until the run is done
+        versions/                the last versions that were sent, until the run is done
         paths.json               how a simulation's clients compute each layer, and what was measured for that
         run                      tells this run from others of the same experiment, for devices
         model.safetensors        the result (`hedgerow.artifact`)
@@ -33,6 +34,7 @@ from hedgerow.config import Experiment
 from hedgerow.errors import RunError
 from hedgerow.files import write_atomically
 from hedgerow.server.checkpoint import checkpoint_bytes, read_checkpoint
+from hedgerow.server.history import FolderHistory
 from hedgerow.server.state import RoundState
 from hedgerow.telemetry import RoundRecord, read_records
 
@@ -55,7 +57,7 @@ class RunFolder:
             self._lock = (self.path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Of a process that was killed while it wrote: nobody else writes here.
-            for leftover in self.path.glob(".*.new"):
+            for leftover in (*self.path.glob(".*.new"), *self.path.glob("versions/.*.new")):
                 leftover.unlink()
             settings = {"recipe": experiment.recipe, **experiment.model_dump(mode="json", exclude_none=True)}
             write_atomically(self.path / "experiment.toml", tomli_w.dumps(settings).encode())
@@ -146,6 +148,15 @@ class RunFolder:
         lines = [r.model_dump_json() + "\n" for r in self.records() if r.round <= state.round]
         write_atomically(self.metrics, "".join(lines).encode())
         return state
+
+    @property
+    def history(self) -> FolderHistory:
+        """The last versions that were sent."""
+        return FolderHistory(self.path / "versions", most=self.experiment.wire.history)
+
+    def remove_versions(self) -> None:
+        """Takes the old versions away: nobody is sent anything any more."""
+        shutil.rmtree(self.path / "versions", ignore_errors=True)
 
     def remove_journal(self) -> None:
         """Takes the journal away: nothing is open any more."""

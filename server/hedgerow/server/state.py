@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,14 +24,14 @@ class RoundState:
         mask: the kept positions.
         kept: (mask.kept,) float32, the representation's state: mean votes θ, or weights.
         floats: (f,) float32, all that is never pruned.
-        holders: nodes that have acknowledged this mask.
+        held: for each node that has acknowledged a version of this mask, the last one: the number of its round.
     """
 
     round: int
     mask: Mask
     kept: Floats
     floats: Floats
-    holders: frozenset[int] = field(default=frozenset())
+    held: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.kept.shape == (self.mask.kept,)

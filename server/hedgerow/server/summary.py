@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hedgerow.config import Experiment
+from hedgerow.server.guarantee import guarantee
 from hedgerow.server.paths import read_paths
 from hedgerow.telemetry import RoundRecord, read_records
 from hedgerow.units import bytes_text, factor_text, percent_text
@@ -18,7 +19,7 @@ def records_of(out: Path, experiment: Experiment) -> list[RoundRecord]:
     return read_records(path) if path.exists() else []
 
 
-def summary(records: list[RoundRecord], path: Path, *, already_done: bool) -> str:
+def summary(experiment: Experiment, records: list[RoundRecord], path: Path, *, already_done: bool) -> str:
     """What a finished run came to, in a few lines."""
     last = records[-1]
     up, down = sum(r.bytes_up for r in records), sum(r.bytes_down for r in records)
@@ -30,6 +31,8 @@ def summary(records: list[RoundRecord], path: Path, *, already_done: bool) -> st
         f"  bytes           up {bytes_text(up)}, down {bytes_text(down)}, both {bytes_text(up + down)}",
         f"  uplink          {8 * up / max(replies * last.kept, 1):.2f} bits a kept weight and reply, all included",
     ]
+    told = guarantee(experiment, kept=last.kept, rounds=experiment.rounds)
+    lines += [f"  privacy         {text}" for text in told]
     lines += [f"  client memory   {text}" for text in [_memory(records)] if text]
     lines += [f"  client kernels  {text}" for text in [_kernels(records, path)] if text]
     lines += [

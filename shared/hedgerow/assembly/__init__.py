@@ -12,6 +12,7 @@ from hedgerow.activations import Activations, activations
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Dirichlet, Iid, Indices, Partition, Shards, load_dataset, partition
 from hedgerow.errors import DataError
+from hedgerow.exchange import Architecture, Exchange
 from hedgerow.models import build_model
 from hedgerow.pruning import Mask, initial_mask
 from hedgerow.representation import Representation, Signs, Weights
@@ -21,6 +22,7 @@ from hedgerow.sparse import KeptNetwork, PathChoice, choose_paths
 __all__ = [
     "ClientNetwork",
     "dataset_of",
+    "exchange_of",
     "mask_of",
     "model_of",
     "network_of",
@@ -108,8 +110,18 @@ def mask_of(
 def representation_of(experiment: Experiment) -> Representation:
     """What the clients of an experiment train and send."""
     if experiment.representation == "signs":
-        return Signs(settings=experiment.signs, aggregation=experiment.aggregation)
-    return Weights()
+        return Signs(
+            settings=experiment.signs,
+            aggregation=experiment.aggregation,
+            wire=experiment.wire,
+            privacy=experiment.privacy,
+        )
+    return Weights(wire=experiment.wire, privacy=experiment.privacy)
+
+
+def exchange_of(experiment: Experiment, model: nn.Module) -> Exchange:
+    """What the two ends say to each other about the network `model`, which may be hollow."""
+    return Exchange.of(experiment, architecture=Architecture.of(model), representation=representation_of(experiment))
 
 
 @dataclass(frozen=True, slots=True)

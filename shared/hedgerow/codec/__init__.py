@@ -1,50 +1,97 @@
-"""What travels, at its real size: symbols, sections, payloads, and Shannon's bound beside them."""
+"""What travels, at its real size: symbols, sections, payloads, and Shannon's bound beside them.
 
+From the bottom up: `rans` and `adaptive` are the entropy coders; `bitstreams`, `levels`, `masks`, `topk` and `values`
+code arrays with them; `sections` says of what kind an array is, and `payload` puts sections together.
+"""
+
+from hedgerow.codec.bitstreams import decode_bits, encode_bits
+from hedgerow.codec.bounds import bits_entropy, levels_entropy, values_entropy
+from hedgerow.codec.coded import Coded
+from hedgerow.codec.drop import dropped, kept_groups, kept_positions
 from hedgerow.codec.entropy import binary_entropy_bytes, symbol_entropy_bytes
+from hedgerow.codec.levels import Context, decode_levels, encode_levels
+from hedgerow.codec.ordered import decode_ordered, encode_ordered, from_ordered, to_ordered
+from hedgerow.codec.packed_bits import PackedBits
 from hedgerow.codec.payload import (
     PAYLOAD_VERSION,
     Header,
     Section,
     Sections,
+    TensorShape,
     decode_payload,
     encode_payload,
-    floats_section,
+    section_label,
+)
+from hedgerow.codec.sections import (
+    counts_section,
+    expected,
     has_mask,
+    layer_context,
+    levels_section,
     mask_section,
-    read_floats,
+    plain_bits_section,
+    plain_levels_section,
+    plain_mask_section,
+    read_counts,
+    read_levels,
     read_mask,
     read_signs,
-    read_votes,
-    read_weights,
-    section_label,
     signs_section,
-    votes_section,
-    weights_section,
 )
 from hedgerow.codec.symbols import Bits, Floats, Levels
+from hedgerow.codec.updates import applied, update_of
+from hedgerow.codec.values import decode_values, encode_values, value_codec
+from hedgerow.codec.votes import Votes
 
 __all__ = [
     "PAYLOAD_VERSION",
     "Bits",
+    "Coded",
+    "Context",
     "Floats",
     "Header",
     "Levels",
+    "PackedBits",
     "Section",
     "Sections",
+    "TensorShape",
+    "Votes",
+    "applied",
     "binary_entropy_bytes",
+    "bits_entropy",
+    "counts_section",
+    "decode_bits",
+    "decode_levels",
+    "decode_ordered",
     "decode_payload",
+    "decode_values",
+    "dropped",
+    "encode_bits",
+    "encode_levels",
+    "encode_ordered",
     "encode_payload",
-    "floats_section",
+    "encode_values",
+    "expected",
+    "from_ordered",
     "has_mask",
+    "kept_groups",
+    "kept_positions",
+    "layer_context",
+    "levels_entropy",
+    "levels_section",
     "mask_section",
-    "read_floats",
+    "plain_bits_section",
+    "plain_levels_section",
+    "plain_mask_section",
+    "read_counts",
+    "read_levels",
     "read_mask",
     "read_signs",
-    "read_votes",
-    "read_weights",
     "section_label",
     "signs_section",
     "symbol_entropy_bytes",
-    "votes_section",
-    "weights_section",
+    "to_ordered",
+    "update_of",
+    "value_codec",
+    "values_entropy",
 ]

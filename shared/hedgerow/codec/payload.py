@@ -1,7 +1,6 @@
 """Payloads: the one message body that travels, encoded as `protos/hedgerow/v1/payload.proto`.
 
-A section says of what kind its symbols are and how they are coded. Readers name the kind and the number of symbols that
-they expect, and get an array or a `PayloadError`.
+A section says of what kind its symbols are and how they are coded; `hedgerow.codec.sections` reads and writes them.
 """
 
 from __future__ import annotations
@@ -10,12 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
-from hedgerow.codec import symbols as coding
-from hedgerow.codec.entropy import binary_entropy_bytes, symbol_entropy_bytes
-from hedgerow.codec.symbols import Bits, Floats, Levels
+from hedgerow.codec.coded import Coded
 from hedgerow.errors import PayloadError
 from hedgerow.v1 import payload_pb2 as pb
 
@@ -24,23 +20,22 @@ __all__ = [
     "Header",
     "Section",
     "Sections",
+    "TensorShape",
     "decode_payload",
     "encode_payload",
-    "floats_section",
-    "has_mask",
-    "mask_section",
-    "read_floats",
-    "read_mask",
-    "read_signs",
-    "read_votes",
-    "read_weights",
     "section_label",
-    "signs_section",
-    "votes_section",
-    "weights_section",
 ]
 
-PAYLOAD_VERSION = 1
+PAYLOAD_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShape:
+    """One tensor of the network: its name, its shape, and whether its weights are pruned."""
+
+    name: str
+    shape: tuple[int, ...]
+    prunable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +44,21 @@ class Header:
 
     Attributes:
         experiment: 6 bytes, the digest that names the experiment.
-        round: the round, from 1.
-        mask_digest: 16 bytes, the mask whose kept positions the sections refer to.
+        round: the round, from 1; of a request, the version that it brings.
+        mask_digest: 16 bytes, the mask whose kept positions the sections refer to; none in replies.
+        base: the version that a request's sections build on; 0 when they build on none, and in replies.
+        tensors: the network's tensors, beside a whole mask; else none.
     """
 
     experiment: bytes
     round: int
     mask_digest: bytes
+    base: int = 0
+    tensors: tuple[TensorShape, ...] = ()
+
+    def of_reply(self) -> Header:
+        """That of a reply to this request. A version has one mask, so nothing else has to be repeated."""
+        return Header(self.experiment, self.round, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,16 @@ class Section:
     data: bytes
     entropy: float = 0.0
 
+    @classmethod
+    def of(cls, kind: pb.Kind, coded: Coded, *, count: int) -> Section:
+        """What an encoder gave, as a section of `count` symbols."""
+        return cls(kind, coded.codec, count, coded.parameter, coded.data, coded.entropy)
+
+    @property
+    def coded(self) -> Coded:
+        """What a decoder takes."""
+        return Coded(self.codec, self.data, self.parameter)
+
 
 Sections: TypeAlias = Mapping[int, Section]
 """The sections of one payload by kind; there is at most one of each."""
@@ -81,6 +94,8 @@ def encode_payload(header: Header, sections: Iterable[Section]) -> bytes:
         experiment=header.experiment,
         round=header.round,
         mask_digest=header.mask_digest,
+        base=header.base,
+        tensors=[pb.Tensor(name=t.name, shape=t.shape, prunable=t.prunable) for t in header.tensors],
         sections=[
             pb.Section(kind=s.kind, codec=s.codec, count=s.count, parameter=s.parameter, data=s.data) for s in sections
         ],
@@ -112,107 +127,15 @@ def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:
         if s.kind in sections:
             raise PayloadError(f"section kind {s.kind} occurs twice")
         sections[s.kind] = Section(kind=s.kind, codec=s.codec, count=s.count, parameter=s.parameter, data=s.data)
-    return Header(message.experiment, message.round, message.mask_digest), sections
+    tensors = tuple(TensorShape(t.name, tuple(t.shape), t.prunable) for t in message.tensors)
+    return Header(message.experiment, message.round, message.mask_digest, message.base, tensors), sections
 
 
 def section_label(section: Section) -> str:
     """Kind and codec, for records.
 
-    >>> section_label(signs_section(np.array([True])))
+    >>> section_label(Section(pb.KIND_SIGNS, pb.CODEC_BITS, 1, 0, b"a"))
     'signs/bits'
     """
     kind, codec = pb.Kind.Name(section.kind), pb.Codec.Name(section.codec)
     return f"{kind.removeprefix('KIND_')}/{codec.removeprefix('CODEC_')}".lower()
-
-
-def mask_section(bits: Bits) -> Section:
-    """The kept pattern of all prunable weights, in the smaller of two codecs."""
-    ones = int(np.count_nonzero(bits))
-    entropy = binary_entropy_bytes(ones, bits.size)
-    raw, gaps = coding.pack_bits(bits), coding.pack_gaps_zstd(bits)
-    if len(gaps) < len(raw):
-        return Section(pb.KIND_MASK, pb.CODEC_GAPS_ZSTD, bits.size, ones, gaps, entropy)
-    return Section(pb.KIND_MASK, pb.CODEC_BITS, bits.size, 0, raw, entropy)
-
-
-def signs_section(positive: Bits, *, flips: int | None = None) -> Section:
-    """One bit a kept weight, True = positive.
-
-    Args:
-        positive: (kept,) signs.
-        flips: how many differ from what the reader already holds; only the entropy bound depends on it.
-    """
-    ones = int(np.count_nonzero(positive)) if flips is None else flips
-    entropy = binary_entropy_bytes(ones, positive.size)
-    return Section(pb.KIND_SIGNS, pb.CODEC_BITS, positive.size, 0, coding.pack_bits(positive), entropy)
-
-
-def votes_section(symbols: Levels, *, levels: int) -> Section:
-    """Quantised mean votes, (kept,) symbols below `levels`."""
-    data = coding.pack_bytes_zstd(symbols)
-    return Section(pb.KIND_VOTES, pb.CODEC_BYTES_ZSTD, symbols.size, levels, data, symbol_entropy_bytes(symbols))
-
-
-def weights_section(values: Floats) -> Section:
-    """The kept weights, (kept,) float32."""
-    return _floats_section(pb.KIND_WEIGHTS, values)
-
-
-def floats_section(values: Floats) -> Section:
-    """What is never pruned, float32."""
-    return _floats_section(pb.KIND_FLOATS, values)
-
-
-def has_mask(sections: Sections) -> bool:
-    """Whether the payload brings a new mask."""
-    return pb.KIND_MASK in sections
-
-
-def read_mask(sections: Sections, count: int) -> Bits:
-    """The kept pattern of `count` prunable weights."""
-    section = _expect(sections, pb.KIND_MASK, count, pb.CODEC_BITS, pb.CODEC_GAPS_ZSTD)
-    if section.codec == pb.CODEC_GAPS_ZSTD:
-        return coding.unpack_gaps_zstd(section.data, count, ones=section.parameter)
-    return coding.unpack_bits(section.data, count)
-
-
-def read_signs(sections: Sections, count: int) -> Bits:
-    """The signs of `count` kept weights, True = positive."""
-    return coding.unpack_bits(_expect(sections, pb.KIND_SIGNS, count, pb.CODEC_BITS).data, count)
-
-
-def read_votes(sections: Sections, count: int, *, levels: int) -> Levels:
-    """The quantised mean votes of `count` kept weights."""
-    section = _expect(sections, pb.KIND_VOTES, count, pb.CODEC_BYTES_ZSTD)
-    if section.parameter != levels:
-        raise PayloadError(f"votes of {section.parameter} levels; this experiment has {levels}", kind="mismatch")
-    return coding.unpack_bytes_zstd(section.data, count, levels=levels)
-
-
-def read_weights(sections: Sections, count: int) -> Floats:
-    """The values of `count` kept weights."""
-    return coding.unpack_floats(_expect(sections, pb.KIND_WEIGHTS, count, pb.CODEC_FLOAT32).data, count)
-
-
-def read_floats(sections: Sections, count: int) -> Floats:
-    """The `count` values that are never pruned."""
-    return coding.unpack_floats(_expect(sections, pb.KIND_FLOATS, count, pb.CODEC_FLOAT32).data, count)
-
-
-def _floats_section(kind: pb.Kind, values: Floats) -> Section:
-    # Float bits have no useful order-0 bound; the bound is taken as what is sent.
-    return Section(kind, pb.CODEC_FLOAT32, values.size, 0, coding.pack_floats(values), 4.0 * values.size)
-
-
-def _expect(sections: Sections, kind: pb.Kind, count: int, *codecs: pb.Codec) -> Section:
-    name = pb.Kind.Name(kind)
-    section = sections.get(kind)
-    if section is None:
-        raise PayloadError(f"section {name} is missing", kind="mismatch")
-    if section.count != count:
-        raise PayloadError(f"section {name} has {section.count} symbols, expected {count}", kind="mismatch")
-    if section.codec not in codecs:
-        raise PayloadError(
-            f"section {name} has codec {section.codec}, expected one of {[int(c) for c in codecs]}", kind="mismatch"
-        )
-    return section

@@ -15,10 +15,12 @@ from hedgerow.config.schema import (
     Experiment,
     FleetSettings,
     ModelSettings,
+    PrivacySettings,
     PruningSettings,
     SignSettings,
     TrainingSettings,
     WeightSettings,
+    WireSettings,
 )
 
 __all__ = [
@@ -29,11 +31,13 @@ __all__ = [
     "Experiment",
     "FleetSettings",
     "ModelSettings",
+    "PrivacySettings",
     "PruningSettings",
     "Recipe",
     "SignSettings",
     "TrainingSettings",
     "WeightSettings",
+    "WireSettings",
     "load_experiment",
     "parse_override",
     "recipe_named",

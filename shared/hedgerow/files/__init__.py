@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 from hedgerow.errors import RunError
 
-__all__ = ["write_atomically"]
+__all__ = ["sealed", "unsealed", "write_atomically"]
+
+_SEAL = 16
+
+
+def sealed(content: bytes) -> bytes:
+    """The content behind 16 bytes of its SHA-256, for what may come back damaged.
+
+    >>> unsealed(sealed(b"abc")), unsealed(sealed(b"abc")[:-1])
+    (b'abc', None)
+    """
+    return hashlib.sha256(content).digest()[:_SEAL] + content
+
+
+def unsealed(data: bytes) -> bytes | None:
+    """Inverse of `sealed`; None where a byte is missing or another one."""
+    content = data[_SEAL:]
+    return content if sealed(content) == data else None
 
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:

@@ -1,13 +1,17 @@
 """Representations: what a client trains and sends of the kept weights."""
 
-from hedgerow.representation.base import Broadcast, Representation
+from hedgerow.representation.base import Heard, Published, Representation, Said
 from hedgerow.representation.signs import Signs, dequantised, layer_magnitudes, quantised
+from hedgerow.representation.values import Values
 from hedgerow.representation.weights import Weights
 
 __all__ = [
-    "Broadcast",
+    "Heard",
+    "Published",
     "Representation",
+    "Said",
     "Signs",
+    "Values",
     "Weights",
     "dequantised",
     "layer_magnitudes",

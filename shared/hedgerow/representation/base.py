@@ -1,49 +1,88 @@
-"""What a client trains and sends, as the operations that both ends need."""
+"""What a client trains and sends of the kept weights, as the operations that both ends need."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from hedgerow.activations import Activations
-from hedgerow.codec import Bits, Floats, Section, Sections
+from hedgerow.codec import Floats, Section, Sections, Votes
+from hedgerow.privacy import Draw
 from hedgerow.pruning import Mask
 from hedgerow.sparse import KeptNetwork, Kernels
 
-__all__ = ["Broadcast", "Representation"]
+__all__ = ["Heard", "Published", "Representation", "Said"]
+
+Published: TypeAlias = npt.NDArray[Any]
+"""(n,) integers or floats: what a version says, exactly the same at both ends."""
 
 
 @dataclass(frozen=True, slots=True)
-class Broadcast:
-    """What the coordinator sends of the kept weights.
+class Said:
+    """A client's reply about one vector.
 
     Attributes:
         section: the encoded symbols.
-        start: (kept,) float32, what every client reads from them.
+        memory: (n,) float32, what rounding left over, for the client's next reply; None where nothing is kept.
     """
 
     section: Section
-    start: Floats
+    memory: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the coordinator reads from such a reply.
+
+    Attributes:
+        values: votes or values of each element.
+        entropy: Shannon's bound in bytes for a reader who knows the version and the contexts that the codec uses.
+        flips: how many signs the reply changes; None where it does not tell.
+    """
+
+    values: Votes | Floats
+    entropy: float
+    flips: int | None = None
 
 
 class Representation(ABC):
-    """One way to describe, train and send kept weights. `state` is the coordinator's vector, (kept,) float32."""
+    """One way to describe, train and send kept weights. `state` is the coordinator's vector, (kept,) float32.
+
+    `layers` are the numbers of kept weights of the prunable tensors; they add up to `kept`.
+    """
 
     __slots__ = ()
+
+    @property
+    @abstractmethod
+    def has_deltas(self) -> bool:
+        """Whether `encode` makes use of a base."""
 
     @abstractmethod
     def initial(self, weights: dict[str, Tensor], mask: Mask) -> Floats:
         """The state before any training, from the dense weights at initialization."""
 
     @abstractmethod
-    def broadcast(self, state: Floats) -> Broadcast:
-        """What goes to the clients."""
+    def publish(self, state: Floats) -> Published:
+        """What a version says of a state."""
 
     @abstractmethod
-    def receive(self, sections: Sections, kept: int) -> Floats:
-        """The client's end of `broadcast`: its `start`.
+    def start(self, published: Published) -> Floats:
+        """(kept,) float32, what every client's training starts from."""
+
+    @abstractmethod
+    def encode(self, published: Published, *, base: Published | None, layers: Sequence[int]) -> Section:
+        """What goes to a client that holds the version `base`, or none."""
+
+    @abstractmethod
+    def decode(self, sections: Sections, *, base: Published | None, layers: Sequence[int]) -> Published:
+        """The client's end of `encode`.
 
         Raises:
             PayloadError: the section is missing, of the wrong size or out of bounds.
@@ -59,7 +98,7 @@ class Representation(ABC):
         storage: Activations | None = None,
         recompute: bool = False,
     ) -> KeptNetwork:
-        """The trainable network; its `kept` tensors take what `receive` gives.
+        """The trainable network; its `kept` tensors take what `start` gives.
 
         Args:
             model: the dense network at initialization.
@@ -70,11 +109,29 @@ class Representation(ABC):
         """
 
     @abstractmethod
-    def reply(self, trained: Floats, *, start: Floats) -> Section:
-        """What the client sends back of its trained vector, which began at `start`."""
+    def reply(
+        self,
+        trained: Floats,
+        *,
+        published: Published,
+        layers: Sequence[int],
+        memory: Floats | None,
+        generator: np.random.Generator,
+        draw: Draw,
+    ) -> Said:
+        """What the client sends back of its trained vector.
+
+        Args:
+            trained: (kept,) float32.
+            published: the version that training began with.
+            layers: see above.
+            memory: what its last reply left over; None when there is none.
+            generator: decides what is random in a reply.
+            draw: where the noise of privacy comes from.
+        """
 
     @abstractmethod
-    def read_reply(self, sections: Sections, kept: int) -> Bits | Floats:
+    def read_reply(self, sections: Sections, *, published: Published, layers: Sequence[int]) -> Heard:
         """The coordinator's end of `reply`.
 
         Raises:
@@ -82,20 +139,12 @@ class Representation(ABC):
         """
 
     @abstractmethod
-    def flips(self, reply: Bits | Floats, *, start: Floats) -> int | None:
-        """How many signs a client's reply changes; None where it does not tell."""
-
-    @abstractmethod
-    def reply_entropy(self, reply: Bits | Floats, *, start: Floats) -> float:
-        """Shannon's bound of a reply in bytes, for a reader who knows `start`."""
-
-    @abstractmethod
     def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
         """The state after a round.
 
         Args:
             state: before it.
-            start: what the clients were sent.
+            start: what the clients started from.
             mean: weighted mean of their replies.
             scale: step size of the round as a fraction of the first.
         """

@@ -1,13 +1,14 @@
 """The representation `signs`: frozen magnitudes and one trained sign a kept weight (HideNseek, arXiv 2206.04385).
 
 The coordinator's state is θ in [-1, 1] for each sign. A client starts its scores at θ, trains them through
-a straight-through estimator, and votes with their signs: one bit a kept weight.
+a straight-through estimator, and votes with their signs, or with the directions in which they moved.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -17,20 +18,31 @@ from torch import Tensor, nn
 from hedgerow.activations import Activations
 from hedgerow.codec import (
     Bits,
+    Context,
     Floats,
     Levels,
+    PackedBits,
     Section,
     Sections,
-    binary_entropy_bytes,
+    Votes,
+    bits_entropy,
+    layer_context,
+    levels_entropy,
+    levels_section,
+    plain_bits_section,
+    plain_levels_section,
+    read_levels,
     read_signs,
-    read_votes,
     signs_section,
-    votes_section,
 )
-from hedgerow.config import AggregationSettings, SignSettings
+from hedgerow.config import AggregationSettings, PrivacySettings, SignSettings, WireSettings
+from hedgerow.errors import PayloadError
+from hedgerow.privacy import Draw, randomised, unbiased
 from hedgerow.pruning import Mask
-from hedgerow.representation.base import Broadcast, Representation
+from hedgerow.representation.base import Heard, Published, Representation, Said
+from hedgerow.representation.drift import ternary
 from hedgerow.sparse import KeptNetwork, Kernels, gather_kept, sparsify
+from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["Signs", "dequantised", "layer_magnitudes", "quantised"]
 
@@ -42,27 +54,58 @@ class Signs(Representation):
 
     settings: SignSettings
     aggregation: AggregationSettings
+    wire: WireSettings = field(default_factory=WireSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+
+    @property
+    def has_deltas(self) -> bool:
+        """Levels, or signs, are told given those of the base."""
+        return self.wire.coder != "plain"
 
     def initial(self, weights: dict[str, Tensor], mask: Mask) -> Floats:
         """θ = ±initial_vote, with the signs of the weights at initialization."""
         theta: Floats = np.float32(self.settings.initial_vote) * _to_signs(gather_kept(weights, mask) >= 0)
         return theta
 
-    def broadcast(self, state: Floats) -> Broadcast:
-        """θ in levels, or with `vote` only its sign."""
+    def publish(self, state: Floats) -> Levels:
+        """(kept,) levels of θ, or with `vote` its signs, 1 = positive."""
         if self.aggregation.signs == "vote":
-            positive = state >= 0
-            return Broadcast(signs_section(positive), start=self._voted(positive))
-        symbols = quantised(state, levels=self.aggregation.levels)
-        section = votes_section(symbols, levels=self.aggregation.levels)
-        return Broadcast(section, start=dequantised(symbols, levels=self.aggregation.levels))
+            return (state >= 0).astype(np.uint8)
+        return quantised(state, levels=self.aggregation.levels)
 
-    def receive(self, sections: Sections, kept: int) -> Floats:
-        """What `broadcast` calls `start`."""
+    def start(self, published: Published) -> Floats:
+        """The θ that levels stand for; ±initial_vote for signs."""
         if self.aggregation.signs == "vote":
-            return self._voted(read_signs(sections, kept))
+            started: Floats = np.float32(self.settings.initial_vote) * _to_signs(published > 0)
+            return started
+        return dequantised(published, levels=self.aggregation.levels)
+
+    def encode(self, published: Published, *, base: Published | None, layers: Sequence[int]) -> Section:
+        """Levels given the base's levels; with `vote` the signs, or their flips from the base's."""
+        if self.aggregation.signs == "vote":
+            bits = PackedBits.from_bools(published > 0)
+            if self.wire.coder == "plain":
+                return plain_bits_section(pb.KIND_SIGNS, bits)
+            if base is None:
+                return signs_section(pb.KIND_SIGNS, bits, groups=layers)
+            return signs_section(pb.KIND_FLIPS, bits.xor(PackedBits.from_bools(base > 0)), groups=layers)
         levels = self.aggregation.levels
-        return dequantised(read_votes(sections, kept, levels=levels), levels=levels)
+        if self.wire.coder == "plain":
+            return plain_levels_section(pb.KIND_VOTES, published, alphabet=levels)
+        return levels_section(pb.KIND_VOTES, published, alphabet=levels, contexts=self._contexts(base, layers))
+
+    def decode(self, sections: Sections, *, base: Published | None, layers: Sequence[int]) -> Levels:
+        """What `publish` gave."""
+        kept = sum(layers)
+        if self.aggregation.signs != "vote":
+            levels, contexts = self.aggregation.levels, self._contexts(base, layers)
+            return read_levels(sections, pb.KIND_VOTES, kept, alphabet=levels, contexts=contexts)
+        if pb.KIND_FLIPS not in sections:
+            return read_signs(sections, pb.KIND_SIGNS, kept, groups=layers).to_bools().astype(np.uint8)
+        if base is None:
+            raise PayloadError("flips came without a version that they build on", kind="mismatch")
+        flips = read_signs(sections, pb.KIND_FLIPS, kept, groups=layers)
+        return ((base > 0) ^ flips.to_bools()).astype(np.uint8)
 
     def network(
         self,
@@ -84,27 +127,60 @@ class Signs(Representation):
             recompute=recompute,
         )
 
-    def reply(self, trained: Floats, *, start: Floats) -> Section:
-        """One bit a kept weight: with `drift` whether its score rose, else whether it is positive.
+    def reply(
+        self,
+        trained: Floats,
+        *,
+        published: Published,
+        layers: Sequence[int],
+        memory: Floats | None,
+        generator: np.random.Generator,
+        draw: Draw,
+    ) -> Said:
+        """With `drift` whether each score rose or fell, else whether it is positive, as flips.
 
-        A score that did not move at all votes to stay where it is, so that weights without a gradient keep their signs.
+        A score that did not move at all abstains where it can, and else votes to stay where it is, so that weights
+        without a gradient keep their signs.
         """
+        start, kind = self.start(published), self._kind()
+        if kind == pb.KIND_DRIFT:
+            votes = ternary(trained - start, layers=layers, abstain=self.settings.abstain)
+        elif self.aggregation.signs == "drift":
+            votes = np.where(trained == start, start >= 0, trained > start).astype(np.uint8)
+        else:
+            votes = (trained >= 0).astype(np.uint8)
+        if self.privacy.vote_epsilon is not None:
+            alphabet, epsilon = self._alphabet(), self.privacy.vote_epsilon
+            votes = randomised(votes, alphabet=alphabet, epsilon=epsilon, draw=draw)
+        if kind == pb.KIND_DRIFT:
+            if self.wire.coder == "plain":
+                return Said(plain_levels_section(kind, votes, alphabet=3))
+            return Said(levels_section(kind, votes, alphabet=3, contexts=self._contexts(published, layers)))
+        if self.wire.coder == "plain":
+            return Said(plain_bits_section(pb.KIND_SIGNS, PackedBits.from_bools(votes > 0)))
+        if kind == pb.KIND_FLIPS:
+            # How sure the last vote was tells how likely a flip is.
+            flips = votes ^ (start >= 0).astype(np.uint8)
+            return Said(levels_section(kind, flips, alphabet=2, contexts=self._contexts(published, layers)))
+        return Said(signs_section(kind, PackedBits.from_bools(votes > 0), groups=layers))
+
+    def read_reply(self, sections: Sections, *, published: Published, layers: Sequence[int]) -> Heard:
+        """The votes of one client."""
+        kept, contexts = sum(layers), self._contexts(published, layers)
+        if self._kind() == pb.KIND_DRIFT:
+            symbols = read_levels(sections, pb.KIND_DRIFT, kept, alphabet=3, contexts=contexts)
+            return Heard(Votes.from_ternary(symbols), levels_entropy(sections[pb.KIND_DRIFT].coded, symbols, contexts))
+        before = PackedBits.from_bools(self.start(published) >= 0)
+        if pb.KIND_FLIPS in sections and self._kind() == pb.KIND_FLIPS:
+            flips = read_levels(sections, pb.KIND_FLIPS, kept, alphabet=2, contexts=contexts)
+            votes = PackedBits.from_bools(flips > 0).xor(before)
+            entropy = levels_entropy(sections[pb.KIND_FLIPS].coded, flips, contexts)
+            return Heard(Votes.of(votes), entropy, int(np.count_nonzero(flips)))
+        votes = read_signs(sections, pb.KIND_SIGNS, kept, groups=layers)
         if self.aggregation.signs == "drift":
-            return signs_section(np.where(trained == start, start >= 0, trained > start))
-        return signs_section(trained >= 0)
-
-    def read_reply(self, sections: Sections, kept: int) -> Bits:
-        """The votes of one client, True = positive."""
-        return read_signs(sections, kept)
-
-    def flips(self, reply: Bits | Floats, *, start: Floats) -> int | None:
-        """How many signs a client changed; `drift` does not tell."""
-        return None if self.aggregation.signs == "drift" else int(np.count_nonzero(reply != (start >= 0)))
-
-    def reply_entropy(self, reply: Bits | Floats, *, start: Floats) -> float:
-        """Signs are known up to the flips; drifts are not known at all."""
-        flips = self.flips(reply, start=start)
-        return binary_entropy_bytes(int(np.count_nonzero(reply)) if flips is None else flips, reply.size)
+            return Heard(Votes.of(votes), bits_entropy(votes, layers))
+        turned = votes.xor(before)
+        return Heard(Votes.of(votes), bits_entropy(turned, layers), turned.ones())
 
     def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
         """θ after a round.
@@ -116,7 +192,9 @@ class Signs(Representation):
         sign is positive with probability Φ(θ/σ), so that the mean vote is expected at erf(θ / (√2·σ)). θ moves by what
         was not expected. It integrates over rounds what one bit a client cannot say in one.
         """
-        aggregation = self.aggregation
+        aggregation, epsilon = self.aggregation, self.privacy.vote_epsilon
+        if epsilon is not None:
+            mean = unbiased(mean, alphabet=self._alphabet(), epsilon=epsilon)
         if aggregation.signs == "drift":
             drifted: Floats = np.clip(state + np.float32(aggregation.gain * scale) * mean, -1, 1)
             return drifted
@@ -135,9 +213,17 @@ class Signs(Representation):
         weights: Floats = _to_signs(state >= 0) * np.concatenate(flat)
         return weights
 
-    def _voted(self, positive: Bits) -> Floats:
-        start: Floats = np.float32(self.settings.initial_vote) * _to_signs(positive)
-        return start
+    def _kind(self) -> pb.Kind:
+        if self.aggregation.signs == "drift":
+            return pb.KIND_DRIFT if self.settings.abstain else pb.KIND_SIGNS
+        return pb.KIND_FLIPS
+
+    def _alphabet(self) -> int:
+        return 3 if self._kind() == pb.KIND_DRIFT else 2
+
+    def _contexts(self, known: Published | None, layers: Sequence[int]) -> list[Context]:
+        size = 2 if self.aggregation.signs == "vote" else self.aggregation.levels
+        return [*([] if known is None else [Context(known, size)]), layer_context(layers)]
 
 
 def layer_magnitudes(model: nn.Module, mask: Mask, *, kind: str) -> dict[str, Tensor]:

@@ -1,17 +1,23 @@
-"""The representation `weights`: the kept weights themselves, in float32; dense, it is federated averaging."""
+"""The representation `weights`: the kept weights themselves; dense and in float32, it is federated averaging."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import final
 
+import numpy as np
 from torch import Tensor, nn
 
 from hedgerow.activations import Activations
-from hedgerow.codec import Bits, Floats, Section, Sections, read_weights, weights_section
+from hedgerow.codec import Floats, Section, Sections
+from hedgerow.config import PrivacySettings, WireSettings
+from hedgerow.privacy import Draw
 from hedgerow.pruning import Mask
-from hedgerow.representation.base import Broadcast, Representation
+from hedgerow.representation.base import Heard, Published, Representation, Said
+from hedgerow.representation.values import Values
 from hedgerow.sparse import KeptNetwork, Kernels, gather_kept, sparsify
+from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["Weights"]
 
@@ -21,17 +27,33 @@ __all__ = ["Weights"]
 class Weights(Representation):
     """Float values of the kept weights."""
 
+    wire: WireSettings = field(default_factory=WireSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+
+    @property
+    def has_deltas(self) -> bool:
+        """Differences are told of half precisions."""
+        return self._values.has_deltas
+
     def initial(self, weights: dict[str, Tensor], mask: Mask) -> Floats:
         """The kept weights at initialization."""
         return gather_kept(weights, mask)
 
-    def broadcast(self, state: Floats) -> Broadcast:
-        """The values as they are."""
-        return Broadcast(weights_section(state), start=state)
+    def publish(self, state: Floats) -> Published:
+        """The values in the precision of `wire.down`."""
+        return self._values.publish(state)
 
-    def receive(self, sections: Sections, kept: int) -> Floats:
-        """The values as they are."""
-        return read_weights(sections, kept)
+    def start(self, published: Published) -> Floats:
+        """Those values."""
+        return self._values.start(published)
+
+    def encode(self, published: Published, *, base: Published | None, layers: Sequence[int]) -> Section:
+        """Those values, or their differences."""
+        return self._values.encode(published, base=base, groups=layers)
+
+    def decode(self, sections: Sections, *, base: Published | None, layers: Sequence[int]) -> Published:
+        """What `publish` gave."""
+        return self._values.decode(sections, base=base, groups=layers)
 
     def network(
         self,
@@ -45,21 +67,31 @@ class Weights(Representation):
         """Layers of kept weights; layers that the mask keeps whole are the dense ones."""
         return sparsify(model, mask, kernels=kernels, storage=storage, recompute=recompute)
 
-    def reply(self, trained: Floats, *, start: Floats) -> Section:
-        """The trained values."""
-        return weights_section(trained)
+    def reply(
+        self,
+        trained: Floats,
+        *,
+        published: Published,
+        layers: Sequence[int],
+        memory: Floats | None,
+        generator: np.random.Generator,
+        draw: Draw,
+    ) -> Said:
+        """The trained values, or their changes."""
+        relative = [False] * len(layers)
+        return self._values.reply(
+            trained,
+            published=published,
+            groups=layers,
+            relative=relative,
+            memory=memory,
+            generator=generator,
+            draw=draw,
+        )
 
-    def read_reply(self, sections: Sections, kept: int) -> Floats:
+    def read_reply(self, sections: Sections, *, published: Published, layers: Sequence[int]) -> Heard:
         """The trained values of one client."""
-        return read_weights(sections, kept)
-
-    def flips(self, reply: Bits | Floats, *, start: Floats) -> int | None:
-        """There are no signs."""
-        return None
-
-    def reply_entropy(self, reply: Bits | Floats, *, start: Floats) -> float:
-        """Float bits have no useful order-0 bound; it is taken as what is sent."""
-        return 4.0 * reply.size
+        return self._values.read_reply(sections, published=published, groups=layers, relative=[False] * len(layers))
 
     def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
         """The mean (McMahan et al. 2017)."""
@@ -68,3 +100,7 @@ class Weights(Representation):
     def kept_weights(self, state: Floats, model: nn.Module, mask: Mask) -> Floats:
         """The state itself."""
         return state
+
+    @property
+    def _values(self) -> Values:
+        return Values(pb.KIND_WEIGHTS, self.wire, self.privacy, self.wire.drop)

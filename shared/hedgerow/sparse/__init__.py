@@ -4,6 +4,7 @@ from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, Spa
 from hedgerow.sparse.network import (
     KeptNetwork,
     Kernels,
+    float_names,
     float_tensors,
     gather_kept,
     read_vector,
@@ -27,6 +28,7 @@ __all__ = [
     "SparseOther",
     "cache_folder",
     "choose_paths",
+    "float_names",
     "float_tensors",
     "gather_kept",
     "read_vector",

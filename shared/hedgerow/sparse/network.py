@@ -31,6 +31,7 @@ __all__ = [
     "NATIVE_BELOW",
     "KeptNetwork",
     "Kernels",
+    "float_names",
     "float_tensors",
     "gather_kept",
     "read_vector",
@@ -50,13 +51,19 @@ NATIVE_BELOW = 0.25
 def float_tensors(model: nn.Module) -> list[Tensor]:
     """Parameters and floating-point buffers that are never pruned, in `named_*` order: biases, norms, statistics."""
     pruned = {id(tensor) for tensor in prunable_tensors(model).values()}
-    return _floats_outside(model, pruned)
+    return [tensor for _, tensor in _floats_outside(model, pruned)]
 
 
-def _floats_outside(model: nn.Module, pruned: set[int]) -> list[Tensor]:
-    parameters = [p for p in model.parameters() if id(p) not in pruned]
+def float_names(model: nn.Module) -> list[str]:
+    """Their names."""
+    pruned = {id(tensor) for tensor in prunable_tensors(model).values()}
+    return [name for name, _ in _floats_outside(model, pruned)]
+
+
+def _floats_outside(model: nn.Module, pruned: set[int]) -> list[tuple[str, Tensor]]:
+    parameters = [(name, p) for name, p in model.named_parameters() if id(p) not in pruned]
     persistent = model.state_dict(keep_vars=True)
-    buffers = [b for name, b in model.named_buffers() if b.is_floating_point() and name in persistent]
+    buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point() and name in persistent]
     return [*parameters, *buffers]
 
 
@@ -177,7 +184,7 @@ def sparsify(
     _refuse_shared(result, weights)
     _fill(result)
     tensors = list(kept.values())
-    floats = _floats_outside(result, {id(t) for t in tensors})
+    floats = [tensor for _, tensor in _floats_outside(result, {id(t) for t in tensors})]
     network = KeptNetwork(module=result, kept=tensors, floats=floats)
     return _with_kernels(network, mask, kernels=kernels, storage=storage, recompute=recompute)
 

@@ -23,7 +23,23 @@ from hedgerow.wire.transfers import Damage
 __all__ = ["FAILURES", "RUN_STATES", "SECTIONS", "FleetMetrics", "RunMetrics", "serve_metrics"]
 
 FAILURES = get_args(FailureKind)
-SECTIONS = ("mask/bits", "mask/gaps_zstd", "signs/bits", "votes/bytes_zstd", "weights/float32", "floats/float32")
+_BITS = ("bits", "bits_rans", "gaps_rans", "bits_zstd")
+_UP = ("float32", "float16", "bfloat16", "int8_block", "uniform")
+_DOWN = ("ordered16", "ordered_bfloat16")
+SECTIONS = tuple(
+    f"{kind}/{codec}"
+    for kind, codecs in {
+        "mask": ("bits", "gaps_zstd", "mask_rans"),
+        "signs": _BITS,
+        "flips": (*_BITS, "symbols_rans"),
+        "drift": ("symbols_rans", "bytes_zstd"),
+        "votes": ("symbols_rans", "bytes_zstd"),
+        "weights": (*_UP, *_DOWN),
+        "floats": (*_UP, *_DOWN),
+        "counts": ("float32",),
+    }.items()
+    for codec in codecs
+)
 """Kinds of sections with the codecs that they travel in, as in `RoundRecord.sections_up`."""
 DETACHED = ("finished", "replaced", "evicted", "stopping", "silent", "lost")
 REFUSED = ("identity", "revoked", "evicted", "role", "protocol", "hello")
@@ -83,6 +99,14 @@ class RunMetrics:
         self._failed = Counter(
             "hedgerow_failed_replies_total", "Clients that did not deliver, by what was wrong.", ["kind"], registry=of
         )
+        self._updates = Counter(
+            "hedgerow_updates_total",
+            "Requests that brought what changed since a version that the device held, or the whole.",
+            ["sent"],
+            registry=of,
+        )
+        for sent in ("delta", "whole"):
+            self._updates.labels(sent)
         self._late = Counter(
             "hedgerow_late_replies_total", "Stragglers: clients whose round ended without them.", registry=of
         )
@@ -144,6 +168,8 @@ class RunMetrics:
         for failure in record.failures:
             _labelled(self._failed, failure.kind, FAILURES).inc()
         self._late.inc(record.late)
+        self._updates.labels("delta").inc(record.updated)
+        self._updates.labels("whole").inc(record.cohort - record.late - record.updated)
         for direction, length, bound, sections in (
             ("up", record.bytes_up, record.entropy_up, record.sections_up),
             ("down", record.bytes_down, record.entropy_down, record.sections_down),

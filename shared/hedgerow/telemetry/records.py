@@ -113,6 +113,8 @@ class RoundRecord(_Record):
     """What the folded replies held, by kind and codec, such as `signs/bits`."""
     sections_down: dict[str, SectionBytes] = {}
     """What the requests of `bytes_down` held, by kind and codec, such as `votes/bytes_zstd`."""
+    updated: int = 0
+    """Clients that were sent what changed since a version that they held; the others were sent the whole."""
     mask_churn: float = 0.0
     """Fraction of the kept positions that the mask before this round did not keep."""
     flip_rate: float | None = None

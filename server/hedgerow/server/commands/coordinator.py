@@ -114,4 +114,4 @@ def _run(experiment: Experiment, serving: Serving, *, out: Path) -> None:
     done_before = len(records_of(out, experiment)) > experiment.rounds
     devices = DeviceLines(console)
     path = serve(experiment, serving, out=out, observer=shown, fleet_observer=devices, tell=devices.line)
-    typer.echo(summary(records_of(out, experiment), path, already_done=done_before))
+    typer.echo(summary(experiment, records_of(out, experiment), path, already_done=done_before))

@@ -70,7 +70,7 @@ def _run(experiment: Experiment, *, out: Path, workers: int | None, metrics_port
     observer = _observer(metrics_port)
     done_before = len(records_of(out, experiment)) > experiment.rounds
     path = run(experiment, out=out, workers=workers, observer=observer)
-    typer.echo(summary(records_of(out, experiment), path, already_done=done_before))
+    typer.echo(summary(experiment, records_of(out, experiment), path, already_done=done_before))
 
 
 def _observer(metrics_port: int | None) -> Observer:

@@ -49,6 +49,7 @@ _CELLS: tuple[tuple[str, Callable[[RoundRecord], str]], ...] = (
     ("Samples", lambda r: _whole(r.examples)),
     ("Bytes up", lambda r: _whole(r.bytes_up)),
     ("Bound up, bytes", lambda r: number_text(r.entropy_up, 0)),
+    ("Sent changes only", lambda r: _whole(r.updated)),
     ("Bytes down", lambda r: _whole(r.bytes_down)),
     ("Bound down, bytes", lambda r: number_text(r.entropy_down, 0)),
     ("Signs changed", lambda r: _exact_percent(r.flip_rate)),

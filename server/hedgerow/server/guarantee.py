@@ -1,0 +1,43 @@
+"""What the noise of an experiment guarantees to a device, in words."""
+
+from __future__ import annotations
+
+from hedgerow.config import Experiment
+from hedgerow.errors import ConfigError
+from hedgerow.privacy import gaussian_epsilon, votes_epsilon
+
+__all__ = ["guarantee"]
+
+
+def guarantee(experiment: Experiment, *, kept: int, rounds: int) -> list[str]:
+    """One sentence for each thing that is protected, none without noise.
+
+    Args:
+        experiment: its settings.
+        kept: number of kept weights, so of votes in a message.
+        rounds: in which a device takes part.
+    """
+    privacy, lines = experiment.privacy, []
+    if privacy.vote_epsilon is not None and experiment.representation == "signs":
+        whole = [
+            votes_epsilon(votes=kept, rounds=times, epsilon=privacy.vote_epsilon, delta=privacy.delta)
+            for times in (1, rounds)
+        ]
+        lines.append(
+            f"each vote: ε = {privacy.vote_epsilon:g}; all {kept:,} votes of a message: ε = {whole[0]:,.4g}, "
+            f"of {rounds} rounds ε = {whole[1]:,.4g} (δ = {privacy.delta:g})"
+        )
+    if privacy.noise:
+        # With float weights a message brings two vectors, each clipped and noised on its own.
+        vectors = 1 if experiment.representation == "signs" else 2
+        try:
+            each, whole_run = (
+                gaussian_epsilon(multiplier=privacy.noise, rounds=vectors * times, delta=privacy.delta)
+                for times in (1, rounds)
+            )
+        except ConfigError as error:
+            return [*lines, f"changes of floats: {error}"]
+        lines.append(
+            f"changes of floats: ε = {each:,.4g} a message, {whole_run:,.4g} of {rounds} rounds (δ = {privacy.delta:g})"
+        )
+    return lines

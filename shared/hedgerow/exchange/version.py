@@ -1,0 +1,148 @@
+"""Versions: what a round's request says, whole or as what changed since a version that the reader holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hedgerow.codec import Floats, Section, Sections
+from hedgerow.config import Experiment, PrivacySettings, WireSettings
+from hedgerow.errors import PayloadError
+from hedgerow.exchange.architecture import Architecture
+from hedgerow.privacy import Draw
+from hedgerow.representation import Heard, Published, Representation, Said, Values
+from hedgerow.v1 import payload_pb2 as pb
+
+__all__ = ["Exchange", "Version"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a round's request says; the same, to the bit, at both ends and whatever it was coded against.
+
+    Attributes:
+        round: its number.
+        mask_digest: 16 bytes, the mask that it is about.
+        kept: (kept,) what it says of the kept weights; see `Representation.publish`.
+        floats: (floats,) what it says of what is never pruned.
+    """
+
+    round: int
+    mask_digest: bytes
+    kept: Published
+    floats: Published
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What the two ends of an experiment say to each other about one network.
+
+    Attributes:
+        architecture: the network's tensors.
+        representation: of the kept weights.
+        floats: how what is never pruned travels.
+    """
+
+    architecture: Architecture
+    representation: Representation
+    floats: Values
+
+    @classmethod
+    def of(cls, experiment: Experiment, *, architecture: Architecture, representation: Representation) -> Exchange:
+        """That of an experiment."""
+        return cls(architecture, representation, floats_of(experiment.wire, experiment.privacy))
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is entropy-coded."""
+        return self.floats.wire.coder == "plain"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a version can be told as what changed since an older one, so that both ends remember some."""
+        wanted = self.floats.wire.history > 0 and not self.plain
+        return wanted and (self.representation.has_deltas or self.floats.has_deltas)
+
+    def version(self, round: int, mask_digest: bytes, *, kept: Floats, floats: Floats) -> Version:
+        """What round `round` says of the coordinator's state."""
+        return Version(round, mask_digest, self.representation.publish(kept), self.floats.publish(floats))
+
+    def starts(self, version: Version) -> tuple[Floats, Floats]:
+        """What training starts from: (kept,) and (floats,) float32."""
+        return self.representation.start(version.kept), self.floats.start(version.floats)
+
+    def encode(self, version: Version, *, base: Version | None, layers: Sequence[int]) -> list[Section]:
+        """A version for a reader who holds `base`, or none."""
+        before = (None, None) if base is None else (base.kept, base.floats)
+        groups = self.architecture.float_groups
+        return [
+            self.representation.encode(version.kept, base=before[0], layers=layers),
+            self.floats.encode(version.floats, base=before[1], groups=groups),
+        ]
+
+    def decode(
+        self, sections: Sections, *, round: int, mask_digest: bytes, base: Version | None, layers: Sequence[int]
+    ) -> Version:
+        """Inverse of `encode`.
+
+        Raises:
+            PayloadError: a section is missing, damaged, or of another size.
+        """
+        before = (None, None) if base is None else (base.kept, base.floats)
+        groups = self.architecture.float_groups
+        kept = self.representation.decode(sections, base=before[0], layers=layers)
+        return Version(round, mask_digest, kept, self.floats.decode(sections, base=before[1], groups=groups))
+
+    def reply(
+        self,
+        kept: Floats,
+        floats: Floats,
+        *,
+        version: Version,
+        layers: Sequence[int],
+        memory: tuple[Floats | None, Floats | None],
+        generator: np.random.Generator,
+        draw: Draw,
+    ) -> tuple[Said, Said]:
+        """What a client says of the two vectors that it trained from `version`, and what rounding left over of each."""
+        architecture = self.architecture
+        return (
+            self.representation.reply(
+                kept, published=version.kept, layers=layers, memory=memory[0], generator=generator, draw=draw
+            ),
+            self.floats.reply(
+                floats,
+                published=version.floats,
+                groups=architecture.float_groups,
+                relative=architecture.variances,
+                memory=memory[1],
+                generator=generator,
+                draw=draw,
+            ),
+        )
+
+    def read_reply(self, sections: Sections, *, version: Version, layers: Sequence[int]) -> tuple[Heard, Heard]:
+        """Inverse of `reply`: the kept weights' votes or values, and the floats.
+
+        Raises:
+            PayloadError: a section is missing, damaged, of another size, or a variance is negative.
+        """
+        architecture = self.architecture
+        kept = self.representation.read_reply(sections, published=version.kept, layers=layers)
+        floats = self.floats.read_reply(
+            sections, published=version.floats, groups=architecture.float_groups, relative=architecture.variances
+        )
+        assert isinstance(floats.values, np.ndarray)
+        if (floats.values[self._variances()] < 0).any():
+            raise PayloadError("a variance is negative", kind="bounds")
+        return kept, floats
+
+    def _variances(self) -> np.ndarray:
+        return np.repeat(np.asarray(self.architecture.variances, dtype=np.bool_), self.architecture.float_groups)
+
+
+def floats_of(wire: WireSettings, privacy: PrivacySettings) -> Values:
+    """How what is never pruned travels. Nothing of it is dropped: there is little of it, and all of it matters."""
+    return Values(pb.KIND_FLOATS, wire, privacy)
