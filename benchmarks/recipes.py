@@ -22,6 +22,14 @@ Overrides = Mapping[str, object]
 
 FLOAT: Overrides = {"representation": "weights"}
 FROZEN: Overrides = {"signs.step": 0.0}
+ONE_BIT: Overrides = {
+    "signs.abstain": 0.0,
+    "aggregation.gain": 0.3,
+    "wire.coder": "plain",
+    "wire.down": "fp32",
+    "wire.up": "fp32",
+}
+"""Everybody votes on everything, a bit each, and nothing is entropy-coded: what `hidenseek` was before."""
 FEDERATED: Overrides = {
     "data.name": "fashion-mnist",
     "model.name": "conv4",
@@ -75,16 +83,26 @@ class Line:
 
 MANY = (
     Line("fedavg", "fedavg", {}),
-    Line("hidenseek-0.2", "hidenseek", {"pruning.density": 0.2}),
     Line("hidenseek-0.05", "hidenseek", {"pruning.density": 0.05}),
-    Line("float-0.05", "hidenseek", {"pruning.density": 0.05, **FLOAT}),
-    Line("frozen-0.05", "hidenseek", {"pruning.density": 0.05, **FROZEN, "signs.norm_learning_rate": 0.0}, at_most=5),
-    Line("norm-only-0.05", "hidenseek", {"pruning.density": 0.05, **FROZEN}, at_most=10),
+    Line("one-bit-0.2", "hidenseek", {"pruning.density": 0.2, **ONE_BIT}),
+    Line("one-bit-0.05", "hidenseek", {"pruning.density": 0.05, **ONE_BIT}),
+    Line("float-0.05", "hidenseek", {"pruning.density": 0.05, **ONE_BIT, **FLOAT}),
+    Line(
+        "frozen-0.05",
+        "hidenseek",
+        {"pruning.density": 0.05, **ONE_BIT, **FROZEN, "signs.norm_learning_rate": 0.0},
+        at_most=5,
+    ),
+    Line("norm-only-0.05", "hidenseek", {"pruning.density": 0.05, **ONE_BIT, **FROZEN}, at_most=10),
 )
 ONE = (
     # The drift of one client is a mean over one vote: too coarse. Its signs are what it knows.
-    Line("one-client-hidenseek-0.05", "hidenseek", {"pruning.density": 0.05, "aggregation.signs": "innovation"}),
-    Line("one-client-float-0.05", "hidenseek", {"pruning.density": 0.05, **FLOAT}),
+    Line(
+        "one-client-one-bit-0.05",
+        "hidenseek",
+        {"pruning.density": 0.05, **ONE_BIT, "aggregation.signs": "innovation"},
+    ),
+    Line("one-client-float-0.05", "hidenseek", {"pruning.density": 0.05, **ONE_BIT, **FLOAT}),
 )
 
 
@@ -108,7 +126,7 @@ def run(*, quick: bool, out: Path) -> dict[str, float]:
     figures = {f"{name}.{key}": value for name, rows in results.items() for key, value in _figures(rows).items()}
     figures |= _ratios(figures)
     _print(console, results, figures)
-    pictured = {name: results[name] for name in ("fedavg", "hidenseek-0.2", "hidenseek-0.05", "float-0.05")}
+    pictured = {name: results[name] for name in ("fedavg", "one-bit-0.05", "hidenseek-0.05", "float-0.05")}
     picture = out / ("recipes-quick.png" if quick else "recipes.png")
     accuracy_picture(picture, pictured)
     console.print(f"picture: {picture}")
@@ -143,9 +161,12 @@ def _ratios(figures: Mapping[str, float]) -> dict[str, float]:
 
     return {
         "gap.points.100_clients": points("float-0.05", "hidenseek-0.05"),
-        "gap.points.one_client": points("one-client-float-0.05", "one-client-hidenseek-0.05"),
+        "gap.points.one_client": points("one-client-float-0.05", "one-client-one-bit-0.05"),
         "ratio.bytes.fedavg_over_hidenseek-0.05": figures["fedavg.bytes_both"] / figures["hidenseek-0.05.bytes_both"],
-        "ratio.bytes.fedavg_over_hidenseek-0.2": figures["fedavg.bytes_both"] / figures["hidenseek-0.2.bytes_both"],
+        "ratio.bytes.fedavg_over_one-bit-0.2": figures["fedavg.bytes_both"] / figures["one-bit-0.2.bytes_both"],
+        "ratio.bytes.hidenseek-0.05_over_one-bit-0.05": (
+            figures["hidenseek-0.05.bytes_both"] / figures["one-bit-0.05.bytes_both"]
+        ),
     }
 
 

@@ -24,8 +24,11 @@ from flwr.app import Message
 from benchmarks.faults.mutants import mutant_frames, mutant_reply
 from benchmarks.processes import wait_until
 from benchmarks.stub_device import StubDevice
-from hedgerow.codec import Header, encode_payload, floats_section, weights_section
-from hedgerow.representation import Weights
+from hedgerow.codec import Header, encode_payload
+from hedgerow.config import PrivacySettings, WireSettings
+from hedgerow.exchange import Architecture, Exchange, Measures
+from hedgerow.privacy import seeded_words
+from hedgerow.representation import Values, Weights
 from hedgerow.server.aggregation import FloatMean
 from hedgerow.server.fleet import Reply, Request
 from hedgerow.server.fold import Fold
@@ -34,6 +37,7 @@ from hedgerow.server.grids.remote.entries import node_of
 from hedgerow.server.grids.remote.grid import RemoteGrid
 from hedgerow.server.grids.remote.view import FleetObserver
 from hedgerow.v1 import fleet_pb2
+from hedgerow.v1 import payload_pb2 as pb
 from hedgerow.wire.addresses import Address
 from hedgerow.wire.flower import content_of, decode_message, encode_message, identify_process, payload_in
 from hedgerow.wire.transfers import Received
@@ -42,7 +46,26 @@ __all__ = ["fuzz_frames", "fuzz_messages", "valid_reply"]
 
 _KEPT, _FLOATS, _DEVICES, _BATCH = 300, 40, 8, 100
 _HEADER = Header(experiment=bytes(6), round=1, mask_digest=bytes(16))
-_METRICS = {"examples": 20.0, "loss": 1.5, "seconds": 0.25, "peak-bytes": 1000.0}
+_MEASURES = Measures(
+    examples=20,
+    loss=1.5,
+    seconds=0.25,
+    forward_bytes=1000.0,
+    backward_bytes=900.0,
+    update_bytes=800.0,
+    native_share=0.5,
+)
+_EXCHANGE = Exchange(
+    Architecture({"weight": (_KEPT,)}, {"mean": (_FLOATS // 2,), "variance": (_FLOATS // 2,)}, (False, True)),
+    Weights(),
+    Values(pb.KIND_FLOATS, WireSettings(), PrivacySettings()),
+)
+_VERSION = _EXCHANGE.version(
+    1,
+    _HEADER.mask_digest,
+    kept=np.zeros(_KEPT, dtype=np.float32),
+    floats=np.ones(_FLOATS, dtype=np.float32),
+)
 _SECONDS = 60.0
 
 
@@ -208,20 +231,29 @@ def valid_reply() -> bytes:
 def _new_fold() -> Fold:
     return Fold(
         header=_HEADER,
-        start=np.zeros(_KEPT, dtype=np.float32),
-        representation=Weights(),
+        version=_VERSION,
+        layers=[_KEPT],
+        exchange=_EXCHANGE,
         kept=FloatMean(_KEPT),
         floats=FloatMean(_FLOATS),
-        float_count=_FLOATS,
-        variances=np.arange(_FLOATS) % 2 == 0,
     )
 
 
 def _true_reply(request: bytes) -> bytes:
     values = np.linspace(0.1, 1, _KEPT + _FLOATS, dtype=np.float32)
-    payload = encode_payload(_HEADER, [weights_section(values[:_KEPT]), floats_section(values[_KEPT:])])
+    generator = np.random.Generator(np.random.PCG64(0))
+    said = _EXCHANGE.reply(
+        values[:_KEPT],
+        values[_KEPT:],
+        version=_VERSION,
+        layers=[_KEPT],
+        memory=(None, None),
+        generator=generator,
+        draw=seeded_words(generator),
+    )
+    payload = encode_payload(_HEADER.of_reply(), [*(one.section for one in said), _MEASURES.section()])
     identify_process(node_id=7)
-    return encode_message(Message(content_of(payload, _METRICS), reply_to=decode_message(request)))
+    return encode_message(Message(content_of(payload), reply_to=decode_message(request)))
 
 
 def _outcome(reply: Message, truth: bytes) -> str:

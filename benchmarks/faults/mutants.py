@@ -1,4 +1,4 @@
-"""Seeded mutations of valid replies: of bytes, of a payload's fields, of metrics, and of frames."""
+"""Seeded mutations of valid replies: of bytes, of a payload's fields, of values and counts, and of frames."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Callable
 
 from hedgerow.v1 import payload_pb2 as pb
 from hedgerow.v1.fleet_pb2 import Chunk, Frame, Transfer
-from hedgerow.wire.flower import content_of, decode_message, encode_message, metrics_in, payload_in
+from hedgerow.wire.flower import content_of, decode_message, encode_message, payload_in
 from hedgerow.wire.transfers import Body, frames_of
 
-__all__ = ["mutant_frames", "mutant_reply"]
+__all__ = ["mutant_bytes", "mutant_frames", "mutant_reply"]
 
-_KINDS = (pb.KIND_UNSPECIFIED, pb.KIND_MASK, pb.KIND_SIGNS, pb.KIND_VOTES, pb.KIND_WEIGHTS, pb.KIND_FLOATS)
-_CODECS = (pb.CODEC_UNSPECIFIED, pb.CODEC_BITS, pb.CODEC_FLOAT32, pb.CODEC_BYTES_ZSTD, pb.CODEC_GAPS_ZSTD)
+_KINDS = tuple(getattr(pb, name) for name, _ in pb.Kind.items())
+_CODECS = tuple(getattr(pb, name) for name, _ in pb.Codec.items())
 _NUMBERS = (0, 1, 2, 3, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
-_VALUES = (math.nan, math.inf, -math.inf, -1.0, 0.5, 1e30, -1e30, 1e300)
+_VALUES = (math.nan, math.inf, -math.inf, -1.0, 0.5, 1e30, -1e30, 3e38)
 
 
 def mutant_reply(reply: bytes, dice: random.Random) -> bytes:
     """A reply's message that is not what it was; it will be sent whole and with its right digest."""
     change = dice.choice(
-        (_mutant_bytes, _mutant_bytes, _payload_bytes, _payload_bytes, _fields, _fields, _floats, _metrics)
+        (mutant_bytes, mutant_bytes, _payload_bytes, _payload_bytes, _fields, _fields, _floats, _counts)
     )
     while (mutant := change(reply, dice)) == reply:
         pass
@@ -58,12 +58,12 @@ def _mutant_frames(whole: list[bytes], id: str, round: int, body: bytes, dice: r
             frames[0] = _header(id, round, body, dice)
         case _:
             at = dice.randrange(len(frames))
-            frames[at] = _mutant_bytes(frames[at], dice)
+            frames[at] = mutant_bytes(frames[at], dice)
     return frames
 
 
 def _payload_bytes(reply: bytes, dice: random.Random) -> bytes:
-    return _with_payload(reply, lambda payload: _mutant_bytes(payload, dice))
+    return _with_payload(reply, lambda payload: mutant_bytes(payload, dice))
 
 
 def _fields(reply: bytes, dice: random.Random) -> bytes:
@@ -95,30 +95,34 @@ def _fields(reply: bytes, dice: random.Random) -> bytes:
 def _floats(reply: bytes, dice: random.Random) -> bytes:
     def change(payload: bytes) -> bytes:
         parsed = pb.Payload.FromString(payload)
-        section = dice.choice([s for s in parsed.sections if s.codec == pb.CODEC_FLOAT32])
-        at = 4 * dice.randrange(len(section.data) // 4)
-        value = dice.choice((math.nan, math.inf, -math.inf, 3e38, -1.0))
-        section.data = section.data[:at] + struct.pack("<f", value) + section.data[at + 4 :]
+        floats = [s for s in parsed.sections if s.codec == pb.CODEC_FLOAT32 and s.kind != pb.KIND_COUNTS]
+        _spoil(dice.choice(floats), dice)
         return parsed.SerializeToString()
 
     return _with_payload(reply, change)
 
 
-def _metrics(reply: bytes, dice: random.Random) -> bytes:
-    message = decode_message(reply)
-    metrics = metrics_in(message.content)
-    name = dice.choice(sorted(metrics))
-    if dice.random() < 0.2:
-        del metrics[name]
-    else:
-        metrics[name] = dice.choice(_VALUES)
-    message.content = content_of(payload_in(message.content), metrics)
-    return encode_message(message)
+def _counts(reply: bytes, dice: random.Random) -> bytes:
+    def change(payload: bytes) -> bytes:
+        parsed = pb.Payload.FromString(payload)
+        at = next(i for i, s in enumerate(parsed.sections) if s.kind == pb.KIND_COUNTS)
+        if dice.random() < 0.2:
+            del parsed.sections[at]
+        else:
+            _spoil(parsed.sections[at], dice)
+        return parsed.SerializeToString()
+
+    return _with_payload(reply, change)
+
+
+def _spoil(section: pb.Section, dice: random.Random) -> None:
+    at = 4 * dice.randrange(len(section.data) // 4)
+    section.data = section.data[:at] + struct.pack("<f", dice.choice(_VALUES)) + section.data[at + 4 :]
 
 
 def _with_payload(reply: bytes, change: Callable[[bytes], bytes]) -> bytes:
     message = decode_message(reply)
-    message.content = content_of(change(payload_in(message.content)), metrics_in(message.content))
+    message.content = content_of(change(payload_in(message.content)))
     return encode_message(message)
 
 
@@ -140,7 +144,8 @@ def _header(id: str, round: int, body: bytes, dice: random.Random) -> bytes:
     return Frame(transfer=transfer).SerializeToString()
 
 
-def _mutant_bytes(data: bytes, dice: random.Random) -> bytes:
+def mutant_bytes(data: bytes, dice: random.Random) -> bytes:
+    """Bytes that were cut, moved, doubled, overwritten, drawn anew or flipped; now and then what they were."""
     at, end = sorted((dice.randrange(len(data) + 1), dice.randrange(len(data) + 1)))
     match dice.randrange(7):
         case 0:
@@ -156,7 +161,7 @@ def _mutant_bytes(data: bytes, dice: random.Random) -> bytes:
         case 5:
             return dice.randbytes(dice.choice((0, 1, 16, len(data), 2 * len(data))))
         case _:
-            flipped = bytearray(data)
+            flipped = bytearray(data or b"\0")
             for _ in range(dice.choice((1, 1, 1, 2, 8))):
-                flipped[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+                flipped[dice.randrange(len(flipped))] ^= 1 << dice.randrange(8)
             return bytes(flipped)

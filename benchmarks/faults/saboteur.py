@@ -12,27 +12,28 @@ import contextlib
 import json
 import math
 import os
+import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
-import numpy as np
 
 from benchmarks.stub_device import StubDevice
 from hedgerow.client.joining.worker import Answer, WorkerProcess
-from hedgerow.codec import Header, decode_payload, encode_payload
+from hedgerow.codec import decode_payload, encode_payload
 from hedgerow.identity import channel_credentials, read_identity
 from hedgerow.v1 import fleet_pb2
 from hedgerow.v1 import payload_pb2 as pb
 from hedgerow.v1.fleet_pb2 import Chunk, Frame, Transfer
-from hedgerow.wire.flower import content_of, decode_message, encode_message, metrics_in, payload_in
+from hedgerow.wire.flower import content_of, decode_message, encode_message, payload_in
 from hedgerow.wire.transfers import Body, Received
 
 __all__ = ["FRAMES", "REPLIES", "damaged_frames", "false_reply"]
 
 FRAMES = ("reordered", "truncated", "over-long", "wrong digest", "bad header", "stray chunk", "unrequested")
 """What is wrong with the frames."""
-REPLIES = ("NaN", "random bytes", "random payload", "another round", "impossible metrics", "announced too large")
+REPLIES = ("NaN", "random bytes", "random payload", "another round", "impossible counts", "announced too large")
 """What is wrong with the reply."""
 
 
@@ -149,19 +150,18 @@ def false_reply(what: str, reply: bytes) -> bytes:
     if what == "random bytes":
         return os.urandom(len(reply))
     message = decode_message(reply)
-    payload, metrics = payload_in(message.content), metrics_in(message.content)
+    payload = payload_in(message.content)
     match what:
         case "random payload":
             payload = os.urandom(len(payload))
         case "NaN":
-            payload = _poisoned(payload, math.nan)
+            payload = _with_examples(payload, math.nan)
         case "another round":
             header, sections = decode_payload(payload, limit=len(payload))
-            other = Header(header.experiment, header.round + 1, header.mask_digest)
-            payload = encode_payload(other, sections.values())
-        case "impossible metrics":
-            metrics = metrics | {"examples": -1.0}
-    message.content = content_of(payload, metrics)
+            payload = encode_payload(replace(header, round=header.round + 1), sections.values())
+        case "impossible counts":
+            payload = _with_examples(payload, -1.0)
+    message.content = content_of(payload)
     return encode_message(message)
 
 
@@ -174,11 +174,12 @@ def _chunk(offset: int, data: bytes) -> Frame:
     return Frame(chunk=Chunk(offset=offset, data=data))
 
 
-def _poisoned(payload: bytes, value: float) -> bytes:
+def _with_examples(payload: bytes, value: float) -> bytes:
+    # The first of the counts. Quantised changes cannot be what is not a number.
     parsed = pb.Payload.FromString(payload)
     for section in parsed.sections:
-        if section.codec == pb.CODEC_FLOAT32:
-            section.data = np.float32(value).tobytes() + section.data[4:]
+        if section.kind == pb.KIND_COUNTS:
+            section.data = struct.pack("<f", value) + section.data[4:]
     return parsed.SerializeToString()
 
 

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from benchmarks.sparse.networks import Case
+from benchmarks.targets import Target, table_of
 from hedgerow.sparse import PathChoice
 from hedgerow.units import percent_text
 
-__all__ = ["Target", "case_line", "paths_text", "table_head", "target_table", "targets"]
+__all__ = ["case_line", "paths_text", "table_head", "target_table", "targets"]
 
 TITLES = {"resnet18": "ResNet-18", "conv4": "Conv-4", "mobilenetv2": "MobileNetV2"}
 RULES = {"uniform": "uniform", "erk": "ERK"}
 
 Figures = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A figure that has to be reached."""
-
-    title: str
-    figure: str
-    asked: float
-    at_most: bool = False
-    text: Callable[[float], str] = lambda value: f"{value:.2f}×"
-
-    def reached(self, figures: Figures) -> bool:
-        """Whether it was."""
-        found = figures[self.figure]
-        return found <= self.asked if self.at_most else found >= self.asked
 
 
 def table_head() -> str:
@@ -75,12 +59,7 @@ def targets(figures: Figures) -> Iterator[Target]:
 
 def target_table(figures: Figures) -> str:
     """Markdown of what is asked and what was measured."""
-    lines = ["| asked | measured | target | |", "|---|--:|--:|---|"]
-    for target in targets(figures):
-        asked = ("≤ " if target.at_most else "≥ ") + target.text(target.asked)
-        missed = "" if target.reached(figures) else "**missed**"
-        lines.append(f"| {target.title} | {target.text(figures[target.figure])} | {asked} | {missed} |")
-    return "\n".join(lines)
+    return table_of(targets(figures), figures)
 
 
 def _targets() -> Iterator[Target]:

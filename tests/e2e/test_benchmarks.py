@@ -20,12 +20,29 @@ from benchmarks.processes import Children, wait_until
 from benchmarks.sparse.networks import Case, dense_copy, mask_of, model_of
 from benchmarks.sparse.rows import target_table, targets
 from benchmarks.sparse.timing import in_turns
+from benchmarks.wire.decoders import Decoder
+from benchmarks.wire.fuzz_child import Line, Trials, tracing
+from benchmarks.wire.mutations import LONGEST, mutated
 
+from hedgerow.codec.varints import varint
+from hedgerow.errors import PayloadError
 from hedgerow.pruning import prunable_tensors
 from hedgerow.v1.fleet_pb2 import Transfer
 from hedgerow.wire.transfers import Body, frames_of
 
 ROOT = Path(__file__).parents[2]
+# The wire's figures are named by rate, codec, message or run.
+_WIRE = {
+    r"^flips\.[0-9.]+\.zstd_\w+_mb_s\w*$": "flips.RATE.zstd_…",
+    r"^flips\.[0-9.]+\.": "flips.RATE.",
+    r"^masks\.[a-z0-9-]+\.[0-9.]+\.(?:\w+(?=_best$))?": "masks.KIND.DENSITY.",
+    r"^(masks\.KIND\.DENSITY\.)_best$": r"\1…_best",
+    r"^values\.(?:fp16|int8|uniform-[0-9.]+)\.": "values.FORMAT.",
+    r"^votes\.\w+\.": "votes.LINE.",
+    r"^message\.\w+\.": "message.WHAT.",
+    r"^runs\.(?:coded|one-bit)-[0-9.]+\.": "runs.LINE.",
+    r"^(runs\..+)-[0-9.]+$": r"\1-DENSITY",
+}
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -41,6 +58,8 @@ def explained(name: str) -> bool:
     # Of the sparse steps, by model, mask and density.
     stem = re.sub(r"^(resnet18|conv4|mobilenetv2)\.(uniform|erk)\.[0-9.]+\.", "CASE.", stem)
     stem = re.sub(r"^(\w+)\.(resnet18|conv4|mobilenetv2)\.", r"\1.MODEL.", stem)
+    for known, written in _WIRE.items():
+        stem = re.sub(known, written, stem)
     return f"`{stem}" in readme
 
 
@@ -51,7 +70,7 @@ def test_the_quick_version_prints_its_table_and_writes_flat_figures(tmp_path: Pa
     assert all(isinstance(value, int | float) for value in figures.values())
     assert figures["fedavg.bytes_both"] > 10 * figures["hidenseek-0.05.bytes_both"]
     assert figures["frozen-0.05.accuracy"] < 0.3, "the control stays at chance"
-    for line in ("fedavg", "hidenseek-0.2", "float-0.05", "one-client-float-0.05"):
+    for line in ("fedavg", "hidenseek-0.05", "one-bit-0.2", "float-0.05", "one-client-float-0.05"):
         assert f"| `{line}` |" in done.stdout
     assert (tmp_path / "runs" / "recipes-quick.png").read_bytes().startswith(b"\x89PNG")
 
@@ -107,6 +126,57 @@ def test_steps_of_kept_weights_are_timed_beside_dense_ones(tmp_path: Path) -> No
     assert figures["gradients.conv4.signs.ours"] < 1e-5
     assert [name for name in figures if not explained(name)] == []
     assert "| Conv-4 | uniform | 0.05 |" in done.stdout
+
+
+def test_what_travels_is_measured_beside_its_entropy(tmp_path: Path) -> None:
+    done = bench("wire", "--quick", "--json", tmp_path / "figures.json", "--out", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert all(isinstance(value, int | float) for value in figures.values())
+    assert (figures["fuzz.crashes"], figures["fuzz.hangs"], figures["wire.missed"]) == (0, 0, 0)
+    assert figures["fuzz.inputs"] == figures["fuzz.valid"] + figures["fuzz.refused"] >= 4000
+    assert all(figures[f"flips.{rate}.share"] >= 0.999 for rate in (0.001, 0.1, 0.4)), "below the bound of random bits"
+    assert figures["flips.0.1.zstd_share"] > figures["flips.0.1.share"]
+    assert figures["message.delta.entropy"] < figures["message.whole.entropy"]
+    assert figures["runs.ratio.bytes_both-0.05"] < 0.5
+    assert [name for name in figures if not explained(name)] == []
+    assert "| flips at 0.001: size / entropy |" in done.stdout
+
+
+def test_a_decoder_that_crashes_or_hangs_is_counted_and_its_input_kept(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, found=(Decoder("bad", careless, (b"good",)),))
+    try:
+        for data in (b"good", b"", b"refuse", b"hang"):
+            trials.run(0, data)
+    finally:
+        trials.close()
+    assert trials.counts == {"inputs": 4, "valid": 1, "crashes": 1, "refused": 1, "hangs": 1}
+    assert sorted(path.read_bytes() for path in tmp_path.glob("*.input")) == [b"\0", b"\0hang"]
+
+
+def careless(data: bytes) -> None:
+    if data == b"refuse":
+        raise PayloadError("no")
+    while data == b"hang":
+        pass
+    assert data[0]
+
+
+def test_lines_that_an_input_reaches_are_known() -> None:
+    once, twice = set[Line](), set[Line]()
+    with tracing(once):
+        varint(1)
+    with tracing(twice):
+        varint(1 << 40)
+    assert once < twice
+
+
+def test_damage_is_seeded_and_bounded() -> None:
+    seeds = [b"", b"abc", bytes(range(256)) * 16]
+    first = [mutated(seeds[k % 3], seeds, random.Random(k)) for k in range(500)]
+    assert first == [mutated(seeds[k % 3], seeds, random.Random(k)) for k in range(500)]
+    assert max(map(len, first)) <= LONGEST
+    assert len(set(first)) > 300
 
 
 def test_a_figure_below_its_target_is_said_to_be_missed() -> None:
