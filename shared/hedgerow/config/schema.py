@@ -262,8 +262,8 @@ class Experiment(_Settings):
     def _votes_fit(self) -> Experiment:
         if self.signs.abstain and self.aggregation.signs != "drift":
             raise ValueError(
-                f"signs.abstain is {self.signs.abstain}, but only drifts can abstain; "
-                f'set aggregation.signs = "drift", not {self.aggregation.signs!r}'
+                f"signs.abstain is {self.signs.abstain}, but only drifts can abstain; set it to 0, or "
+                f'aggregation.signs to "drift" instead of {self.aggregation.signs!r}'
             )
         return self
 
