@@ -74,12 +74,13 @@ def message_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
 
 def _spoken() -> Iterator[tuple[Representation, WireSettings]]:
     ours = WireSettings(down="bf16", up="uniform")
-    yield Signs(SignSettings(abstain=0.9), AggregationSettings(), ours), ours
+    yield Signs(SignSettings(abstain=0.9, voters="largest"), AggregationSettings(), ours), ours
+    yield Signs(SignSettings(abstain=0.5), AggregationSettings(), ours), ours
     half = WireSettings(down="fp16", up="fp16")
     yield Signs(SignSettings(), AggregationSettings(signs="vote"), half), half
     plain = WireSettings(coder="plain")
     yield Signs(SignSettings(), AggregationSettings(signs="mean"), plain), plain
-    yield Signs(SignSettings(abstain=0.5), AggregationSettings(), plain), plain
+    yield Signs(SignSettings(abstain=0.5, voters="largest"), AggregationSettings(), plain), plain
     yield Signs(SignSettings(), AggregationSettings(), WireSettings()), WireSettings()
     blocks = WireSettings(down="fp16", up="int8", drop=0.5)
     yield Weights(blocks), blocks

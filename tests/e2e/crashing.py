@@ -43,6 +43,7 @@ SETTINGS = (
     # What the fleet below says.
     "aggregation.signs=drift",
     "signs.abstain=0.5",
+    "signs.voters=largest",
     "wire.down=bf16",
     "wire.up=fp32",
 )

@@ -78,6 +78,13 @@ def test_clients_that_abstain_and_others_that_do_not_are_averaged_together() -> 
     assert mean.mean().tolist() == [0.75, -0.5, -0.75]
 
 
+def test_a_mean_of_speakers_leaves_out_who_abstains_and_is_zero_where_nobody_speaks() -> None:
+    mean = SignMean(4, of_speakers=True)
+    mean.add(Votes.from_ternary(np.array([2, 2, 1, 1], dtype=np.uint8)), weight=3)
+    mean.add(Votes.from_ternary(np.array([0, 1, 0, 1], dtype=np.uint8)), weight=1)
+    assert mean.mean().tolist() == [0.5, 1.0, -1.0, 0.0]
+
+
 @given(vote_replies(), st.randoms())
 def test_ternary_votes_are_averaged_exactly_but_for_the_rounding_in_any_order(
     replies: list[tuple[Levels, int]], random: object

@@ -278,6 +278,7 @@ def test_the_settings_of_the_wire_and_of_privacy_rename_no_older_run() -> None:
     spelled = [
         *OLDER,
         ("signs.abstain", 0),
+        ("signs.voters", "random"),
         *((f"wire.{name}", value) for name, value in WireSettings().model_dump().items()),
         *((f"privacy.{name}", value) for name, value in PrivacySettings().model_dump().items()),
     ]

@@ -34,7 +34,8 @@ LAYERS = [200, 0, 413]
 KEPT = sum(LAYERS)
 SIGNS: dict[str, dict[str, object]] = {
     "drift": {"aggregation": {"signs": "drift"}},
-    "ternary": {"aggregation": {"signs": "drift"}, "signs": {"abstain": 0.9}},
+    "ternary": {"aggregation": {"signs": "drift"}, "signs": {"abstain": 0.9, "voters": "largest"}},
+    "drawn": {"aggregation": {"signs": "drift"}, "signs": {"abstain": 0.5}},
     "mean": {"aggregation": {"signs": "mean"}},
     "vote": {"aggregation": {"signs": "vote"}},
     "innovation": {"aggregation": {"signs": "innovation"}},
@@ -230,7 +231,9 @@ def test_a_coordinator_hears_what_a_client_said(kind: str, coder: str, up: str, 
     assert memory[0] is None
     assert isinstance(heard[0].values, Votes)
     votes = heard[0].values.to_floats()
-    if kind in ("drift", "ternary"):
+    if kind == "drawn":
+        assert 0.3 * KEPT < np.count_nonzero(votes) < 0.7 * KEPT
+    if kind in ("drift", "ternary", "drawn"):
         spoke = (votes != 0) & (kept != start)
         assert (votes[spoke] == np.sign(kept - start)[spoke]).all()
         assert heard[0].flips is None

@@ -49,12 +49,14 @@ MEASURES = Measures(
 OTHER_MEASURES = replace(MEASURES, examples=60, loss=0.5)
 
 
-def experiment_with(signs: str = "mean", *, abstain: float = 0.0, representation: str = "signs", **wire: object) -> Any:
+def experiment_with(
+    signs: str = "mean", *, abstain: float = 0.0, voters: str = "largest", representation: str = "signs", **wire: object
+) -> Any:
     return Experiment.model_validate(
         {
             "representation": representation,
             "aggregation": {"signs": signs, "levels": 16},
-            "signs": {"abstain": abstain},
+            "signs": {"abstain": abstain, "voters": voters},
             "wire": wire,
         }
     )
@@ -68,6 +70,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "vote": experiment_with("vote", up="bf16"),
     "drift": experiment_with("drift", up="fp16"),
     "abstaining": DRIFT,
+    "drawn": experiment_with("drift", abstain=0.5, voters="random"),
     "plain": experiment_with("mean", coder="plain"),
     "plain and abstaining": experiment_with("drift", abstain=0.5, coder="plain"),
     "weights": WEIGHTS,

@@ -21,7 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "vote": {"aggregation": {"signs": "vote"}, "wire": {"down": "fp16"}},
     "ternary": {
         "aggregation": {"signs": "drift", "levels": 16},
-        "signs": {"abstain": 0.9},
+        "signs": {"abstain": 0.9, "voters": "largest"},
         "wire": {"down": "bf16", "up": "uniform"},
     },
     "weights": {"representation": "weights", "wire": {"down": "bf16", "up": "int8"}},

@@ -201,7 +201,7 @@ def test_whatever_an_experiment_sends_is_known(coder: str, down: str, up: str) -
     for settings in (
         {"representation": "weights"},
         {"aggregation": {"signs": "drift"}},
-        {"aggregation": {"signs": "drift"}, "signs": {"abstain": 0.8}},
+        {"aggregation": {"signs": "drift"}, "signs": {"abstain": 0.8, "voters": "largest"}},
         {"aggregation": {"signs": "vote"}},
         {"aggregation": {"signs": "mean"}},
     ):

@@ -25,7 +25,7 @@ MEAN = Signs(SIGNS, AggregationSettings(signs="mean", memory=0.75))
 VOTE = Signs(SIGNS, AggregationSettings(signs="vote"))
 INNOVATION = Signs(SIGNS, AggregationSettings(signs="innovation", gain=0.5, spread=0.5))
 DRIFT = Signs(SIGNS, AggregationSettings(signs="drift", gain=0.4, levels=16))
-TERNARY = Signs(SignSettings(initial_vote=0.25, abstain=0.5), DRIFT.aggregation)
+TERNARY = Signs(SignSettings(initial_vote=0.25, abstain=0.5, voters="largest"), DRIFT.aggregation)
 PLAIN = WireSettings(coder="plain")
 ALL = [MEAN, VOTE, INNOVATION, DRIFT, TERNARY]
 NAMES = ["mean", "vote", "innovation", "drift", "ternary"]

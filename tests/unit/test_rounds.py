@@ -523,7 +523,8 @@ def same_version(one: Version, other: Version) -> bool:
 
 CHANGES = {
     "levels": SLOW,
-    "abstaining": experiment_with(signs="drift", gain=0.02, others={"signs": {"abstain": 0.9}}),
+    "abstaining": experiment_with(signs="drift", gain=0.02, others={"signs": {"abstain": 0.9, "voters": "largest"}}),
+    "drawn": experiment_with(signs="drift", gain=0.02, others={"signs": {"abstain": 0.5}}),
     "flips": experiment_with(signs="vote", memory=0.9),
     "weights in fp16": experiment_with(others={"representation": "weights", "wire": {"down": "fp16"}}),
     "weights in bf16": experiment_with(others={"representation": "weights", "wire": {"down": "bf16", "up": "bf16"}}),

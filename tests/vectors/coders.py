@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hedgerow.codec import kept_positions, rans
+from hedgerow.codec import rans
 from hedgerow.codec.adaptive import Coder, Reader, Writer, natural, signed
 from hedgerow.codec.differences import decode_differences, encode_differences
+from hedgerow.codec.drop import kept_positions
 from hedgerow.codec.gaps import Group, decode_gaps, encode_gaps
 from hedgerow.codec.integers import decode_integers, encode_integers
 from hedgerow.codec.packed_bits import PackedBits

@@ -208,7 +208,13 @@ _SETTINGS: dict[str, dict[str, Json]] = {
     "drift that abstains, bfloat16 down, multiples of steps up": {
         "representation": "signs",
         "aggregation": {"signs": "drift", "levels": 16},
-        "signs": {"abstain": 0.8},
+        "signs": {"abstain": 0.8, "voters": "largest"},
+        "wire": {"down": "bf16", "up": "uniform"},
+    },
+    "drift of voters that are drawn": {
+        "representation": "signs",
+        "aggregation": {"signs": "drift", "levels": 16},
+        "signs": {"abstain": 0.55, "voters": "random"},
         "wire": {"down": "bf16", "up": "uniform"},
     },
     "drift without abstaining, binary16": {

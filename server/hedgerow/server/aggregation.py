@@ -43,12 +43,13 @@ class Aggregator(Protocol):
 class SignMean:
     """Mean vote θ = (Σ wᵢ·upᵢ − Σ wᵢ·downᵢ) / Σ wᵢ for each kept weight, in [-1, 1].
 
-    Who abstains counts in the last sum only. With P the weights of those who voted up and S of those who voted at all,
-    it is (2·P − S) / Σ wᵢ; the two are counted by `VoteCounter`.
+    With P the weights of those who voted up and S of those who voted at all it is (2·P − S) / Σ wᵢ, so who abstains
+    counts in the last sum only; or, `of_speakers`, (2·P − S) / S, and 0 where nobody voted. P and S are counted by
+    `VoteCounter`.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, *, of_speakers: bool = False) -> None:
+        self._count, self._of_speakers = count, of_speakers
         self._positive = VoteCounter(count)
         self._spoken: VoteCounter | None = None
         self._everybody = 0
@@ -81,7 +82,8 @@ class SignMean:
         for first, positive in self._positive.parts():
             voted = self._everybody if spoken is None else next(spoken)[1] + self._everybody
             # Both integers are below 2**53, so that only the division rounds, and then float32.
-            theta[first : first + positive.size] = (2 * positive - voted) / self._weight
+            weight = np.maximum(voted, 1) if self._of_speakers else self._weight
+            theta[first : first + positive.size] = (2 * positive - voted) / weight
         return theta
 
 

@@ -184,7 +184,9 @@ def _over(fold: Fold, experiment: Experiment, *, began: float) -> Callable[[], b
 
 
 def _aggregator(experiment: Experiment, kept: int) -> Aggregator:
-    return SignMean(kept) if experiment.representation == "signs" else FloatMean(kept)
+    if experiment.representation != "signs":
+        return FloatMean(kept)
+    return SignMean(kept, of_speakers=experiment.signs.abstain > 0 and experiment.signs.voters == "random")
 
 
 def _require_enough(fold: Fold, cohort: Sequence[int], experiment: Experiment, *, round: int) -> None:

@@ -7,7 +7,7 @@ code arrays with them; `sections` says of what kind an array is, and `payload` p
 from hedgerow.codec.bitstreams import decode_bits, encode_bits
 from hedgerow.codec.bounds import bits_entropy, levels_entropy, values_entropy
 from hedgerow.codec.coded import Coded
-from hedgerow.codec.drop import dropped, kept_groups, kept_positions
+from hedgerow.codec.drop import SEED_BYTES, dropped, kept_groups, seeded_positions
 from hedgerow.codec.entropy import binary_entropy_bytes, symbol_entropy_bytes
 from hedgerow.codec.levels import Context, decode_levels, encode_levels
 from hedgerow.codec.ordered import decode_ordered, encode_ordered, from_ordered, to_ordered
@@ -24,6 +24,7 @@ from hedgerow.codec.payload import (
 )
 from hedgerow.codec.sections import (
     counts_section,
+    drawn_section,
     expected,
     has_mask,
     layer_context,
@@ -33,6 +34,7 @@ from hedgerow.codec.sections import (
     plain_levels_section,
     plain_mask_section,
     read_counts,
+    read_drawn,
     read_levels,
     read_mask,
     read_signs,
@@ -45,6 +47,7 @@ from hedgerow.codec.votes import Votes
 
 __all__ = [
     "PAYLOAD_VERSION",
+    "SEED_BYTES",
     "Bits",
     "Coded",
     "Context",
@@ -65,6 +68,7 @@ __all__ = [
     "decode_ordered",
     "decode_payload",
     "decode_values",
+    "drawn_section",
     "dropped",
     "encode_bits",
     "encode_levels",
@@ -75,7 +79,6 @@ __all__ = [
     "from_ordered",
     "has_mask",
     "kept_groups",
-    "kept_positions",
     "layer_context",
     "levels_entropy",
     "levels_section",
@@ -84,10 +87,12 @@ __all__ = [
     "plain_levels_section",
     "plain_mask_section",
     "read_counts",
+    "read_drawn",
     "read_levels",
     "read_mask",
     "read_signs",
     "section_label",
+    "seeded_positions",
     "signs_section",
     "symbol_entropy_bytes",
     "to_ordered",

@@ -12,7 +12,10 @@ import numpy as np
 
 from hedgerow.codec.symbols import Bits, Floats
 
-__all__ = ["dropped", "kept_groups", "kept_positions"]
+__all__ = ["SEED_BYTES", "dropped", "kept_groups", "kept_positions", "seeded_positions"]
+
+SEED_BYTES = 4
+"""Of a seed that travels."""
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -35,6 +38,16 @@ def kept_positions(count: int, *, drop: float, generator: np.random.Generator) -
     draws = generator.bit_generator.random_raw(count)
     # A double below 1 times a power of two is exact, and below 2**64.
     return np.asarray(draws, dtype=np.uint64) >= np.uint64(int(drop * 2.0**64))
+
+
+def seeded_positions(seed: bytes, count: int, *, drop: float) -> Bits:
+    """The same of a seed that travels: PCG64 from its bytes as a little-endian number.
+
+    >>> seeded_positions(bytes(4), 4, drop=0.5).tolist()
+    [True, False, False, False]
+    """
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))
+    return kept_positions(count, drop=drop, generator=generator)
 
 
 def kept_groups(keep: Bits, groups: Sequence[int]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from hedgerow.codec import symbols as coding
 from hedgerow.codec.bitstreams import PackedBits, decode_bits, encode_bits
 from hedgerow.codec.coded import Coded
+from hedgerow.codec.drop import SEED_BYTES, seeded_positions
 from hedgerow.codec.entropy import binary_entropy_bytes, symbol_entropy_bytes
 from hedgerow.codec.levels import Context, decode_levels, encode_levels
 from hedgerow.codec.masks import decode_mask, decode_mask_delta, encode_mask, encode_mask_delta
@@ -24,6 +25,7 @@ from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = [
     "counts_section",
+    "drawn_section",
     "expected",
     "has_mask",
     "layer_context",
@@ -34,6 +36,7 @@ __all__ = [
     "plain_levels_section",
     "plain_mask_section",
     "read_counts",
+    "read_drawn",
     "read_levels",
     "read_mask",
     "read_mask_delta",
@@ -147,6 +150,23 @@ def plain_bits_section(kind: pb.Kind, bits: PackedBits) -> Section:
 def read_signs(sections: Sections, kind: pb.Kind, count: int, *, groups: Sequence[int]) -> PackedBits:
     """What either of the two above wrote."""
     return decode_bits(expected(sections, kind, count).coded, count, groups=groups)
+
+
+def drawn_section(bits: PackedBits, *, seed: bytes, count: int) -> Section:
+    """A bit each of those of `count` kept weights that `seeded_positions` draws."""
+    entropy = binary_entropy_bytes(bits.ones(), bits.count)
+    coded = encode_bits(bits)
+    return Section(pb.KIND_SIGNS, coded.codec, count, coded.parameter, seed + coded.data, entropy)
+
+
+def read_drawn(sections: Sections, count: int, *, drop: float) -> tuple[PackedBits, Bits]:
+    """Inverse of `drawn_section`: the bits, and (count,) whose they are."""
+    section = expected(sections, pb.KIND_SIGNS, count)
+    if len(section.data) < SEED_BYTES:
+        raise PayloadError("the seed of who votes is missing")
+    speaks = seeded_positions(section.data[:SEED_BYTES], count, drop=drop)
+    coded = Coded(section.codec, section.data[SEED_BYTES:], section.parameter)
+    return decode_bits(coded, int(np.count_nonzero(speaks))), speaks
 
 
 def counts_section(values: Floats) -> Section:

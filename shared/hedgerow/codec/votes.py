@@ -52,6 +52,13 @@ class Votes:
         return cls.of(PackedBits.from_bools(up))
 
     @classmethod
+    def of_some(cls, bits: PackedBits, speaks: Bits) -> Votes:
+        """A vote for each bit, at the places where (n,) `speaks` is True; none elsewhere."""
+        up = np.zeros(speaks.size, dtype=np.bool_)
+        up[speaks] = bits.to_bools()
+        return cls(np.packbits(up), np.packbits(speaks), speaks.size)
+
+    @classmethod
     def from_ternary(cls, symbols: Levels) -> Votes:
         """Votes of (n,) symbols: 0 is down, 1 abstains, 2 is up."""
         return cls(np.packbits(symbols == _UP), np.packbits(symbols != _ABSTAINS), symbols.size)

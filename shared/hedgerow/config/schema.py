@@ -106,8 +106,11 @@ class SignSettings(_Settings):
     norm_learning_rate: NotNegative = 0.3
     """SGD step size of biases and of the norm layers' scale and shift; 0 freezes them."""
     abstain: Fraction = 0.0
-    """Fraction of each layer's kept weights on which a client does not vote, with `aggregation.signs = "drift"`: those
-    whose scores moved least. A vote is then ternary, and costs the less the more abstain."""
+    """Fraction of the kept weights on which a client does not vote, with `aggregation.signs = "drift"`."""
+    voters: Literal["random", "largest"] = "random"
+    """On which it votes then. `random`: drawn anew by each client in each round, from a seed of 4 bytes that travels; θ
+    moves by the mean over those who voted. `largest`: those of each layer whose scores moved most; votes are ternary,
+    which costs the less the more abstain, and θ moves by the mean over all."""
 
 
 class WeightSettings(_Settings):

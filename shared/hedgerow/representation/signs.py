@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hedgerow.activations import Activations
 from hedgerow.codec import (
+    SEED_BYTES,
     Bits,
     Context,
     Floats,
@@ -25,14 +26,18 @@ from hedgerow.codec import (
     Section,
     Sections,
     Votes,
+    binary_entropy_bytes,
     bits_entropy,
+    drawn_section,
     layer_context,
     levels_entropy,
     levels_section,
     plain_bits_section,
     plain_levels_section,
+    read_drawn,
     read_levels,
     read_signs,
+    seeded_positions,
     signs_section,
 )
 from hedgerow.config import AggregationSettings, PrivacySettings, SignSettings, WireSettings
@@ -156,6 +161,10 @@ class Signs(Representation):
             if self.wire.coder == "plain":
                 return Said(plain_levels_section(kind, votes, alphabet=3))
             return Said(levels_section(kind, votes, alphabet=3, contexts=self._contexts(published, layers)))
+        if self._draws_voters:
+            seed = generator.bytes(SEED_BYTES)
+            speaks = seeded_positions(seed, votes.size, drop=self.settings.abstain)
+            return Said(drawn_section(PackedBits.from_bools(votes[speaks] > 0), seed=seed, count=votes.size))
         if self.wire.coder == "plain":
             return Said(plain_bits_section(pb.KIND_SIGNS, PackedBits.from_bools(votes > 0)))
         if kind == pb.KIND_FLIPS:
@@ -170,6 +179,9 @@ class Signs(Representation):
         if self._kind() == pb.KIND_DRIFT:
             symbols = read_levels(sections, pb.KIND_DRIFT, kept, alphabet=3, contexts=contexts)
             return Heard(Votes.from_ternary(symbols), levels_entropy(sections[pb.KIND_DRIFT].coded, symbols, contexts))
+        if self._draws_voters:
+            voted, speaks = read_drawn(sections, kept, drop=self.settings.abstain)
+            return Heard(Votes.of_some(voted, speaks), binary_entropy_bytes(voted.ones(), voted.count))
         before = PackedBits.from_bools(self.start(published) >= 0)
         if pb.KIND_FLIPS in sections and self._kind() == pb.KIND_FLIPS:
             flips = read_levels(sections, pb.KIND_FLIPS, kept, alphabet=2, contexts=contexts)
@@ -213,9 +225,13 @@ class Signs(Representation):
         weights: Floats = _to_signs(state >= 0) * np.concatenate(flat)
         return weights
 
+    @property
+    def _draws_voters(self) -> bool:
+        return self.settings.abstain > 0 and self.settings.voters == "random"
+
     def _kind(self) -> pb.Kind:
         if self.aggregation.signs == "drift":
-            return pb.KIND_DRIFT if self.settings.abstain else pb.KIND_SIGNS
+            return pb.KIND_SIGNS if not self.settings.abstain or self._draws_voters else pb.KIND_DRIFT
         return pb.KIND_FLIPS
 
     def _alphabet(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hedgerow.codec import (
+    SEED_BYTES,
     Bits,
     Coded,
     Floats,
@@ -22,7 +23,7 @@ from hedgerow.codec import (
     expected,
     from_ordered,
     kept_groups,
-    kept_positions,
+    seeded_positions,
     to_ordered,
     update_of,
     value_codec,
@@ -133,8 +134,8 @@ class Values:
             )
             section = Section.of(self.kind, encoded.coded, count=trained.size)
             return Said(section, encoded.residual if remembers else None)
-        seed = int(generator.integers(2**32)).to_bytes(4, "little")
-        keep = _kept(seed, trained.size, self.drop)
+        seed = generator.bytes(SEED_BYTES)
+        keep = seeded_positions(seed, trained.size, drop=self.drop)
         change = dropped(update_of(trained, start, relative=spread), keep, drop=self.drop)
         coded = encode_values(
             change,
@@ -159,10 +160,10 @@ class Values:
         if not self._sends_changes or not self.drop:
             values = decode_values(section.coded, count, groups=groups, base=start, relative=spread)
             return Heard(values, values_entropy(section.coded, count, groups=groups))
-        if len(section.data) < 4:
+        if len(section.data) < SEED_BYTES:
             raise PayloadError("the seed of what was dropped is missing")
-        coded = Coded(section.codec, section.data[4:], section.parameter)
-        keep = _kept(section.data[:4], count, self.drop)
+        coded = Coded(section.codec, section.data[SEED_BYTES:], section.parameter)
+        keep = seeded_positions(section.data[:SEED_BYTES], count, drop=self.drop)
         parts = kept_groups(keep, groups)
         change = np.zeros(count, dtype=np.float32)
         change[keep] = decode_values(coded, sum(parts), groups=parts, base=np.zeros(sum(parts), dtype=np.float32))
@@ -177,8 +178,3 @@ class Values:
 def _spread(flags: Sequence[bool], groups: Sequence[int]) -> Bits:
     spread: Bits = np.repeat(np.asarray(flags, dtype=np.bool_), groups)
     return spread
-
-
-def _kept(seed: bytes, count: int, drop: float) -> Bits:
-    generator = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))
-    return kept_positions(count, drop=drop, generator=generator)
