@@ -109,7 +109,7 @@ def test_joined_devices_end_with_the_model_of_a_simulation_through_kills(tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["kills.identical"], figures["kills.replies_lost"], figures["kills.rounds"]) == (1, 0, 4)
-    assert figures["kills.accuracy.joined"] == figures["kills.accuracy.simulated"] > 0.9
+    assert figures["kills.accuracy.joined"] == figures["kills.accuracy.simulated"] > 0.8, "chance is 0.1"
     assert [name for name in figures if not explained(name)] == []
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hedgerow.errors import RunError
@@ -148,6 +148,8 @@ def test_a_journal_of_another_make_says_what_to_delete(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(place=st.integers(0, 2**20), value=st.integers(1, 255))
+# The byte is in a table's definition, which SQLite's message then quotes, and it is no UTF-8.
+@example(place=1048571, value=128)
 def test_a_changed_byte_is_refused_or_changes_nothing_that_is_read(tmp_path: Path, place: int, value: int) -> None:
     whole, path = tmp_path / "whole.sqlite", tmp_path / "journal.sqlite"
     if not whole.exists():

@@ -215,7 +215,8 @@ class SqliteJournal:
     def _rows(self, statement: str, *values: object) -> list[Any]:
         try:
             return self._connection.execute(statement, values).fetchall()
-        except (sqlite3.Error, OverflowError) as error:
+        # SQLite's message may quote what a damaged file holds, and that need not be text.
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._unusable(error) from None
 
     def _unusable(self, why: object) -> RunError:
