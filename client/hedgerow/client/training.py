@@ -96,7 +96,7 @@ def train(
         batch
         for _ in range(settings.epochs)
         for batch in batches(len(samples), size=settings.batch_size, generator=generator)
-    ]
+    ][: settings.steps]
     if not order:
         raise TrainingError(f"{len(samples)} samples are too few for one step of at least 2")
     optimisers = _optimisers(network, experiment, scale=step_scale(experiment, round=round), steps=len(order))

@@ -125,6 +125,8 @@ class TrainingSettings(_Settings):
     """What a client does in one round."""
 
     epochs: Count = 2
+    steps: Count | None = None
+    """The most optimiser steps a client takes in one round, however many samples it has. None: all of its epochs."""
     batch_size: Annotated[int, Field(ge=2)] = 16
     schedule: Literal["constant", "cosine"] = "cosine"
     """How the step sizes fall over the rounds."""
