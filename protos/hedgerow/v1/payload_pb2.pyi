@@ -7,6 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_TRAIN: _ClassVar[Task]
+    TASK_RECALIBRATE: _ClassVar[Task]
+    TASK_EVALUATE: _ClassVar[Task]
+
 class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     KIND_UNSPECIFIED: _ClassVar[Kind]
@@ -20,6 +26,8 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_DRIFT: _ClassVar[Kind]
     KIND_TOP_K: _ClassVar[Kind]
     KIND_COUNTS: _ClassVar[Kind]
+    KIND_STATISTICS: _ClassVar[Kind]
+    KIND_LOSSES: _ClassVar[Kind]
 
 class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -39,6 +47,9 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_ORDERED_BFLOAT16: _ClassVar[Codec]
     CODEC_INT8_BLOCK: _ClassVar[Codec]
     CODEC_UNIFORM: _ClassVar[Codec]
+TASK_TRAIN: Task
+TASK_RECALIBRATE: Task
+TASK_EVALUATE: Task
 KIND_UNSPECIFIED: Kind
 KIND_MASK: Kind
 KIND_SIGNS: Kind
@@ -50,6 +61,8 @@ KIND_MASK_DELTA: Kind
 KIND_DRIFT: Kind
 KIND_TOP_K: Kind
 KIND_COUNTS: Kind
+KIND_STATISTICS: Kind
+KIND_LOSSES: Kind
 CODEC_UNSPECIFIED: Codec
 CODEC_BITS: Codec
 CODEC_FLOAT32: Codec
@@ -68,7 +81,7 @@ CODEC_INT8_BLOCK: Codec
 CODEC_UNIFORM: Codec
 
 class Payload(_message.Message):
-    __slots__ = ("version", "experiment", "round", "mask_digest", "sections", "base", "tensors")
+    __slots__ = ("version", "experiment", "round", "mask_digest", "sections", "base", "tensors", "task", "candidates", "growth")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +89,9 @@ class Payload(_message.Message):
     SECTIONS_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    GROWTH_FIELD_NUMBER: _ClassVar[int]
     version: int
     experiment: bytes
     round: int
@@ -83,7 +99,26 @@ class Payload(_message.Message):
     sections: _containers.RepeatedCompositeFieldContainer[Section]
     base: int
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
-    def __init__(self, version: _Optional[int] = ..., experiment: _Optional[bytes] = ..., round: _Optional[int] = ..., mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ..., base: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+    task: Task
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    growth: _containers.RepeatedCompositeFieldContainer[Growth]
+    def __init__(self, version: _Optional[int] = ..., experiment: _Optional[bytes] = ..., round: _Optional[int] = ..., mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ..., base: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., task: _Optional[_Union[Task, str]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., growth: _Optional[_Iterable[_Union[Growth, _Mapping]]] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("mask_digest", "sections")
+    MASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SECTIONS_FIELD_NUMBER: _ClassVar[int]
+    mask_digest: bytes
+    sections: _containers.RepeatedCompositeFieldContainer[Section]
+    def __init__(self, mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ...) -> None: ...
+
+class Growth(_message.Message):
+    __slots__ = ("tensor", "count")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    tensor: int
+    count: int
+    def __init__(self, tensor: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("name", "shape", "prunable")

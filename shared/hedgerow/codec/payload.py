@@ -17,10 +17,13 @@ from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = [
     "PAYLOAD_VERSION",
+    "Candidate",
+    "Growth",
     "Header",
     "Section",
     "Sections",
     "TensorShape",
+    "decode_candidates",
     "decode_payload",
     "encode_payload",
     "section_label",
@@ -39,6 +42,17 @@ class TensorShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """What a request asks of one tensor: its `count` largest gradients at pruned positions.
+
+    `tensor` is its place among the prunable ones.
+    """
+
+    tensor: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a payload belongs to.
 
@@ -48,6 +62,8 @@ class Header:
         mask_digest: 16 bytes, the mask whose kept positions the sections refer to; none in replies.
         base: the version that a request's sections build on; 0 when they build on none, and in replies.
         tensors: the network's tensors, beside a whole mask; else none.
+        task: what a request asks for, and a reply answers.
+        growth: of which tensors a request to train asks gradients.
     """
 
     experiment: bytes
@@ -55,10 +71,12 @@ class Header:
     mask_digest: bytes
     base: int = 0
     tensors: tuple[TensorShape, ...] = ()
+    task: pb.Task = pb.TASK_TRAIN
+    growth: tuple[Growth, ...] = ()
 
     def of_reply(self) -> Header:
         """That of a reply to this request. A version has one mask, so nothing else has to be repeated."""
-        return Header(self.experiment, self.round, b"")
+        return Header(self.experiment, self.round, b"", task=self.task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +102,18 @@ class Section:
 
 
 Sections: TypeAlias = Mapping[int, Section]
-"""The sections of one payload by kind; there is at most one of each."""
+"""The sections of one payload, or of one candidate, by kind; there is at most one of each."""
 
 
-def encode_payload(header: Header, sections: Iterable[Section]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One more network that a request brings: the digest of its mask, 16 bytes, and its sections."""
+
+    mask_digest: bytes
+    sections: Sections
+
+
+def encode_payload(header: Header, sections: Iterable[Section], *, candidates: Iterable[Candidate] = ()) -> bytes:
     """The bytes that travel."""
     return pb.Payload(
         version=PAYLOAD_VERSION,
@@ -96,14 +122,17 @@ def encode_payload(header: Header, sections: Iterable[Section]) -> bytes:
         mask_digest=header.mask_digest,
         base=header.base,
         tensors=[pb.Tensor(name=t.name, shape=t.shape, prunable=t.prunable) for t in header.tensors],
-        sections=[
-            pb.Section(kind=s.kind, codec=s.codec, count=s.count, parameter=s.parameter, data=s.data) for s in sections
+        task=header.task,
+        growth=[pb.Growth(tensor=g.tensor, count=g.count) for g in header.growth],
+        candidates=[
+            pb.Candidate(mask_digest=c.mask_digest, sections=map(_message, c.sections.values())) for c in candidates
         ],
+        sections=map(_message, sections),
     ).SerializeToString(deterministic=True)
 
 
 def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:
-    """Reads the bytes of a payload; the sections are still encoded.
+    """Reads the bytes of a payload, but for its candidates; the sections are still encoded.
 
     Args:
         data: bytes from the network.
@@ -112,6 +141,36 @@ def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:
     Raises:
         PayloadError: not a payload of this version, too long, or a kind that occurs twice.
     """
+    message = _parsed(data, limit=limit)
+    tensors = tuple(TensorShape(t.name, tuple(t.shape), t.prunable) for t in message.tensors)
+    growth = tuple(Growth(g.tensor, g.count) for g in message.growth)
+    header = Header(message.experiment, message.round, message.mask_digest, message.base, tensors, message.task, growth)
+    return header, _sections(message.sections)
+
+
+def decode_candidates(data: bytes, *, limit: int, most: int) -> list[Candidate]:
+    """The candidates of a payload, at most `most`; their sections are still encoded.
+
+    Raises:
+        PayloadError: as `decode_payload`, or there are too many.
+    """
+    message = _parsed(data, limit=limit)
+    if len(message.candidates) > most:
+        raise PayloadError(f"{len(message.candidates)} candidates; at most {most} can be meant here", kind="bounds")
+    return [Candidate(c.mask_digest, _sections(c.sections)) for c in message.candidates]
+
+
+def _message(section: Section) -> pb.Section:
+    return pb.Section(
+        kind=section.kind,
+        codec=section.codec,
+        count=section.count,
+        parameter=section.parameter,
+        data=section.data,
+    )
+
+
+def _parsed(data: bytes, *, limit: int) -> pb.Payload:
     if len(data) > limit:
         raise PayloadError(f"a payload of {len(data)} bytes; at most {limit} can be meant here", kind="bounds")
     try:
@@ -122,13 +181,16 @@ def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:
         raise PayloadError(
             f"payload version {message.version}; this side speaks version {PAYLOAD_VERSION}", kind="mismatch"
         )
+    return message
+
+
+def _sections(messages: Iterable[pb.Section]) -> Sections:
     sections: dict[int, Section] = {}
-    for s in message.sections:
+    for s in messages:
         if s.kind in sections:
             raise PayloadError(f"section kind {s.kind} occurs twice")
         sections[s.kind] = Section(kind=s.kind, codec=s.codec, count=s.count, parameter=s.parameter, data=s.data)
-    tensors = tuple(TensorShape(t.name, tuple(t.shape), t.prunable) for t in message.tensors)
-    return Header(message.experiment, message.round, message.mask_digest, message.base, tensors), sections
+    return sections
 
 
 def section_label(section: Section) -> str:

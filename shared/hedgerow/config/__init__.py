@@ -9,6 +9,7 @@ from hedgerow.config.load import (
     recipe_names,
 )
 from hedgerow.config.schema import (
+    AdjustmentSettings,
     AggregationSettings,
     DataSettings,
     EvaluationSettings,
@@ -17,6 +18,7 @@ from hedgerow.config.schema import (
     ModelSettings,
     PrivacySettings,
     PruningSettings,
+    SelectionSettings,
     SignSettings,
     TrainingSettings,
     WeightSettings,
@@ -25,6 +27,7 @@ from hedgerow.config.schema import (
 
 __all__ = [
     "DEFAULT_RECIPE",
+    "AdjustmentSettings",
     "AggregationSettings",
     "DataSettings",
     "EvaluationSettings",
@@ -34,6 +37,7 @@ __all__ = [
     "PrivacySettings",
     "PruningSettings",
     "Recipe",
+    "SelectionSettings",
     "SignSettings",
     "TrainingSettings",
     "WeightSettings",

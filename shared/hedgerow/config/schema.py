@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "AdjustmentSettings",
     "AggregationSettings",
     "DataSettings",
     "EvaluationSettings",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelSettings",
     "PrivacySettings",
     "PruningSettings",
+    "SelectionSettings",
     "SignSettings",
     "TrainingSettings",
     "WeightSettings",
@@ -89,6 +91,55 @@ class PruningSettings(_Settings):
     rule: Literal["global", "uniform", "erk"] = "global"
     iterations: Count = 100
     """Steps of SynFlow's exponential schedule."""
+
+
+class SelectionSettings(_Settings):
+    """A choice among candidate masks by the devices, before the first round (FedTiny)."""
+
+    candidates: Annotated[int, Field(ge=0, le=64)] = 0
+    """How many masks there are to choose from; 0: none, the mask is that of [pruning]."""
+    pool: tuple[str, ...] = (
+        "synflow/global",
+        "random/erk",
+        "lamp/global",
+        "magnitude/erk",
+        "random/uniform",
+        "magnitude/uniform",
+        "random/erk~",
+        "magnitude/erk~",
+    )
+    """How they are made, in turn: saliency/rule, with ~ where the rule's densities are jittered. After the last, the
+    first again, from another draw of weights and numbers."""
+    jitter: Fraction = 0.5
+    """Of ~: each layer's density is multiplied by 1 + U(-jitter, jitter), and then brought to the overall one."""
+    public_samples: Annotated[int, Field(ge=0)] = 0
+    """Training samples that the coordinator has for itself: no client of a simulation gets them, and test samples they
+    never are. With some, the candidates are magnitude masks, jittered, of a dense network trained on them, as in the
+    paper, and training starts from its weights."""
+    public_epochs: Count = 5
+    """Of that training."""
+    fraction: UnitPositive = 0.1
+    """Of its samples that a device looks at; at least one batch."""
+    trial_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps that a device trains each candidate on others of its samples before it says the loss. 0: none, as in the
+    paper; the loss of an untrained network says little."""
+
+
+class AdjustmentSettings(_Settings):
+    """Pruning and growing while training: in some rounds the same number of weights goes and comes in a tensor."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Rounds between two adjustments; 0: the mask stays."""
+    until: Count | None = None
+    """The last round that may adjust; half of all rounds when absent."""
+    rate: UnitPositive = 0.3
+    """Fraction of a tensor's kept weights that goes in the first adjustment, and comes; falls to 0 by `until`, as half
+    a cosine."""
+    blocks: Annotated[int, Field(ge=1)] = 1
+    """Blocks that the tensors are divided into. Each adjustment is of one of them, from the output to the input and
+    then again; with 1 of all tensors."""
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Samples whose gradient tells a device what to grow; `training.batch_size` when absent."""
 
 
 class SignSettings(_Settings):
@@ -234,6 +285,10 @@ class EvaluationSettings(_Settings):
     every: Count = 1
     """Evaluate each so many rounds; the last round always is."""
     batch_size: Count = 500
+    recalibrate: bool = False
+    """Ask the round's clients for the batch-norm statistics of the network before it is evaluated; it keeps them."""
+    fraction: UnitPositive = 0.1
+    """Of its samples that a client looks at for them; at least one batch."""
 
 
 class Experiment(_Settings):
@@ -248,6 +303,8 @@ class Experiment(_Settings):
     fleet: FleetSettings = FleetSettings()
     model: ModelSettings = ModelSettings()
     pruning: PruningSettings = PruningSettings()
+    selection: SelectionSettings = SelectionSettings()
+    adjustment: AdjustmentSettings = AdjustmentSettings()
     signs: SignSettings = SignSettings()
     weights: WeightSettings = WeightSettings()
     training: TrainingSettings = TrainingSettings()

@@ -10,6 +10,7 @@
 from hedgerow.pruning.density import erk, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask
 from hedgerow.pruning.mask import Mask
+from hedgerow.pruning.moves import Moves
 from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
 from hedgerow.pruning.synflow import synflow, synflow_scores
@@ -17,6 +18,7 @@ from hedgerow.pruning.synflow import synflow, synflow_scores
 __all__ = [
     "DensityRuleName",
     "Mask",
+    "Moves",
     "Saliency",
     "SaliencyName",
     "erk",
