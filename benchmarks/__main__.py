@@ -11,12 +11,21 @@ import typer
 from benchmarks import kills, recipes
 from benchmarks.faults import bench as faults
 from benchmarks.fleet import bench as fleet
+from benchmarks.selection import bench as selection
 from benchmarks.sparse import bench as sparse
 from benchmarks.wire import bench as wire
 from hedgerow.errors import HedgerowError
 from hedgerow.files import write_atomically
 
-BENCHMARKS = {"recipes": recipes, "fleet": fleet, "faults": faults, "kills": kills, "sparse": sparse, "wire": wire}
+BENCHMARKS = {
+    "recipes": recipes,
+    "fleet": fleet,
+    "faults": faults,
+    "kills": kills,
+    "sparse": sparse,
+    "wire": wire,
+    "selection": selection,
+}
 
 
 def main(

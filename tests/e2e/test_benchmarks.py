@@ -17,6 +17,8 @@ from benchmarks.faults.fuzz import valid_reply
 from benchmarks.faults.mutants import mutant_frames, mutant_reply
 from benchmarks.faults.rows import Outcome, Row, table
 from benchmarks.processes import Children, wait_until
+from benchmarks.selection.compared import compared
+from benchmarks.selection.lines import POOL, QUICK_LINES, Run, candidates, pool_line
 from benchmarks.sparse.networks import Case, dense_copy, mask_of, model_of
 from benchmarks.sparse.rows import target_table, targets
 from benchmarks.sparse.timing import in_turns
@@ -43,6 +45,14 @@ _WIRE = {
     r"^runs\.(?:coded|one-bit)-[0-9.]+\.": "runs.LINE.",
     r"^(runs\..+)-[0-9.]+$": r"\1-DENSITY",
 }
+# Those of the choice among masks by data set, density and line.
+_SELECTION = {
+    r"^(?:fashion-mnist|cifar10-jpeg|digits)\.[0-9]\.[0-9]+\.": "DATA.DENSITY.",
+    r"^DATA\.DENSITY\.[a-z-]+_over_[a-z-]+\.": "DATA.DENSITY.A_over_B.",
+    r"^DATA\.DENSITY\.[a-z-]+\.": "DATA.DENSITY.LINE.",
+    r"^(DATA\..+)\.[0-9]+$": r"\1.SEED",
+    r"^memory\.growth\.(?:small|large)\.": "memory.growth.SIZE.",
+}
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -58,7 +68,7 @@ def explained(name: str) -> bool:
     # Of the sparse steps, by model, mask and density.
     stem = re.sub(r"^(resnet18|conv4|mobilenetv2)\.(uniform|erk)\.[0-9.]+\.", "CASE.", stem)
     stem = re.sub(r"^(\w+)\.(resnet18|conv4|mobilenetv2)\.", r"\1.MODEL.", stem)
-    for known, written in _WIRE.items():
+    for known, written in (_WIRE | _SELECTION).items():
         stem = re.sub(known, written, stem)
     return f"`{stem}" in readme
 
@@ -141,6 +151,47 @@ def test_what_travels_is_measured_beside_its_entropy(tmp_path: Path) -> None:
     assert figures["runs.ratio.bytes_both-0.05"] < 0.5
     assert [name for name in figures if not explained(name)] == []
     assert "| flips at 0.001: size / entropy |" in done.stdout
+
+
+@pytest.mark.slow
+def test_selection_and_adjustment_are_measured_beside_static_masks(tmp_path: Path) -> None:
+    done = bench("selection", "--quick", "--json", tmp_path / "figures.json", "--out", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert all(isinstance(value, int | float) for value in figures.values())
+    assert (figures["selection.missed"], figures["exact.topk.mismatches"]) == (0, 0)
+    assert figures["exact.pooling.error"] < 1e-5 < figures["exact.pooling.averaged_error"]
+    assert figures["memory.growth.large.search_bytes"] == figures["memory.growth.small.search_bytes"]
+    of = {line: {key: figures[f"digits.0.1.{line}.{key}"] for key in ("accuracy", "kept")} for line in QUICK_LINES}
+    assert all(line["accuracy"] > 0.6 for line in of.values()), "chance is 0.1"
+    assert len({line["kept"] for line in of.values()}) == 1, "an adjustment keeps as many weights"
+    adjusted = {line for line in QUICK_LINES if figures[f"digits.0.1.{line}.adjustments"] == 2}
+    assert adjusted == {line for line in QUICK_LINES if figures[f"digits.0.1.{line}.exchanged"] > 0}
+    assert adjusted == {"fedtiny", "fedtiny-public"}
+    pool = [of[line]["accuracy"] for line in candidates(quick=True)]
+    chosen = pool[int(figures["digits.0.1.selected.winner.0"])]
+    assert sorted(pool, reverse=True)[int(figures["digits.0.1.selected.rank.0"]) - 1] == chosen
+    assert [name for name in figures if not explained(name)] == []
+    assert f"| `fedtiny` - `synflow` | {figures['digits.0.1.fedtiny_over_synflow.points']:.2f} |" in done.stdout
+    assert (tmp_path / "runs" / "selection-quick.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_static_lines_are_made_as_the_candidates_are() -> None:
+    for quick in (False, True):
+        selection = Run(line="fedtiny", density=0.1, seed=0).experiment({}, quick=quick).selection
+        own = selection.pool[: selection.candidates]
+        assert [pool_line(name) for name in own] == candidates(quick=quick)
+    assert pool_line("random/erk~") is None
+
+
+def test_differences_of_lines_are_paired_by_seed() -> None:
+    static = {line: {0: 0.5, 1: 0.8} for line in POOL}
+    figures = compared({**static, "fedtiny": {0: 0.52, 1: 0.81}, "selected": {0: 0.4, 1: 0.92}}, pool=list(POOL))
+    assert figures["fedtiny_over_synflow.points"] == pytest.approx(1.5)
+    assert figures["fedtiny_over_synflow.spread"] == pytest.approx(0.5**0.5), "2 and 1 points"
+    assert figures["fedtiny_over_synflow.least"] == pytest.approx(1)
+    assert figures["selected_over_pool.points"] == pytest.approx(1)
+    assert "selected-trial_over_pool.points" not in figures
 
 
 def test_a_decoder_that_crashes_or_hangs_is_counted_and_its_input_kept(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from hedgerow.config import (
     DataSettings,
     Experiment,
     FleetSettings,
+    PoolEntry,
     PrivacySettings,
     PruningSettings,
+    SelectionSettings,
     SignSettings,
     WireSettings,
     load_experiment,
@@ -83,8 +85,15 @@ def message_for(*overrides: str) -> str:
         ("wire.drop=1", ["wire.drop: found 1", "less than 1"]),
         ("privacy.vote_epsilon=0", ["privacy.vote_epsilon: found 0", "greater than 0"]),
         ("privacy.noise=1", ["privacy.noise is 1.0, which says nothing without privacy.clip; set both"]),
+        ("selection.candidates=65", ["selection.candidates: found 65", "less than or equal to 64"]),
+        ("selection.pool=[]", ["selection.pool is empty; name one way to make a mask at least, such as 'random/erk'"]),
+        ("selection.pool=random/erk", ["selection.pool: found 'random/erk'", "valid tuple"]),
+        ("selection.pool=[5]", ["selection.pool.0: found 5", "valid string"]),
+        ('selection.pool=["lamp/erk", "lampe/erk"]', ["selection.pool: 'lampe/erk' has the unknown saliency 'lampe'"]),
+        ("selection.jitter=1", ["selection.jitter: found 1", "less than 1"]),
+        ("selection.public_samples=9", ["selection.public_samples is 9, but selection.candidates is 0", "set both"]),
         ("privacy.delta=1", ["privacy.delta: found 1", "less than 1"]),
-        ("recipe=hidenseak", ["recipe: unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, hidenseek"]),
+        ("recipe=hidenseak", ["recipe: unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, fedtiny, hidenseek"]),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),
     ],
 )
@@ -301,9 +310,34 @@ def test_noise_needs_the_norm_that_it_hides() -> None:
     assert PrivacySettings(clip=2.0).noise == 0.0
 
 
+def test_candidates_that_could_not_differ_are_refused() -> None:
+    one, two = SelectionSettings(candidates=1), SelectionSettings(candidates=2)
+    with pytest.raises(
+        ValidationError, match=r"candidates is 1, but with pruning\.density 1 all masks are one; set it"
+    ):
+        Experiment(selection=one, pruning=PruningSettings(density=1))
+    assert Experiment(selection=two).selection.candidates == 2
+    with pytest.raises(ValidationError, match=r"jitter is 0, but with selection\.public_samples it alone tells"):
+        SelectionSettings(candidates=2, public_samples=9, jitter=0)
+    assert SelectionSettings(candidates=1, public_samples=9, jitter=0).public_samples == 9
+
+
+def test_a_pool_of_a_file_is_a_list_and_survives_json(tmp_path: Path) -> None:
+    path = written(tmp_path, '[selection]\ncandidates = 2\npool = ["random/erk~", "lamp/global"]\n')
+    experiment = load_experiment(path)
+    assert experiment.selection.pool == ("random/erk~", "lamp/global")
+    assert experiment.selection.entries == (
+        PoolEntry(saliency="random", rule="erk", jittered=True),
+        PoolEntry(saliency="lamp", rule="global"),
+    )
+    assert Experiment.model_validate_json(experiment.model_dump_json()) == experiment
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        "selection.candidates=8",
+        'selection.pool=["lamp/erk"]',
         "training.kernels=dense",
         "training.micro_batch=4",
         "training.activations=int8",

@@ -17,7 +17,7 @@ from hedgerow.server.control.board import StatusBoard
 from hedgerow.server.control.observers import FleetMetricsObserver, ManyFleetObservers, RunMetricsObserver
 from hedgerow.server.control.watcher import Watcher
 from hedgerow.server.grids.remote.view import FleetObserver
-from hedgerow.telemetry import Failure
+from hedgerow.telemetry import CandidateRecord, Failure, SelectionRecord
 from hedgerow.telemetry.prometheus import FleetMetrics, RunMetrics
 from hedgerow.v1 import fleet_pb2 as pb
 from tests.unit.control_server import record
@@ -157,6 +157,7 @@ def test_a_watcher_sees_the_state_now_and_then_all_that_happens(tmp_path: Path) 
     def run() -> None:
         board.pruning(1, 100)
         board.pruning(2, 100)
+        board.selecting("statistics", 3)
         board.waiting(attached=0, needed=1)
         board.attached("phone", reconnect=False)
         board.waiting(attached=1, needed=1)
@@ -181,6 +182,7 @@ def test_a_watcher_sees_the_state_now_and_then_all_that_happens(tmp_path: Path) 
         assert texts(events) == [
             "pruning, 0 of 10 rounds done",
             "makes the initial mask in 100 steps",
+            "asks 3 devices for statistics of the candidates",
             "waits for devices: 0 of 1 are attached",
             "phone attached",
             "a reply of phone was thrown away: wrong_digest",
@@ -197,6 +199,35 @@ def test_a_watcher_sees_the_state_now_and_then_all_that_happens(tmp_path: Path) 
         assert events[-1].status.round == 1
         times = [event.time for event in events]
         assert times[0] > 1.7e9
+
+    in_loop(work)
+
+
+def test_the_selection_is_followed_step_by_step(tmp_path: Path) -> None:
+    board = StatusBoard()
+    started(board, tmp_path)
+    candidate = CandidateRecord(name="random/erk", loss=2.25, kept=10, layer_density={})
+    failure = Failure(client="tablet\x1b", reason="the camera\nis broken")
+    selection = SelectionRecord(
+        candidates=(candidate,), winner=0, replies=(2, 1), failures=(failure,), bytes_up=1000, bytes_down=7000
+    )
+
+    async def work() -> None:
+        with board.subscribe() as watcher:
+            board.selecting("statistics", 2)
+            board.replied()
+            assert (board.state(), board.status().asked, board.status().replied) == ("pruning", 2, 1)
+            board.selecting("losses", 2)
+            assert (board.status().asked, board.status().replied) == (2, 0)
+            board.finished_round(record(0).model_copy(update={"selection": selection}), rounds=10)
+            assert (board.status().bytes_up, board.status().bytes_down) == (1100, 7200)
+            board.finished()
+            assert texts(await collect(watcher))[1:5] == [
+                "asks 2 devices for statistics of the candidates",
+                "asks 2 devices for losses of the candidates",
+                "selection: tablet failed: the camera is broken",
+                "selection   1 candidate, random/erk wins with loss 2.250 (mean 2.250; 2 and 1 devices)",
+            ]
 
     in_loop(work)
 

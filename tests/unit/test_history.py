@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hedgerow.codec import Header, encode_payload
 from hedgerow.errors import RunError
 from hedgerow.server.history import FolderHistory, History, MemoryHistory
 
@@ -143,3 +144,70 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     assert history.find(1) is None
     with pytest.raises(RunError, match="cannot be written"):
         history.add(1, payload(1))
+
+
+def digest(name: int) -> bytes:
+    return bytes([name]) * 16
+
+
+def version_of(mask: int, *, round: int) -> bytes:
+    return encode_payload(Header(bytes(6), round, digest(mask)), [])
+
+
+def test_a_mask_is_found_as_long_as_a_remembered_version_is_of_it(tmp_path: Path) -> None:
+    for history in histories(tmp_path, most=2):
+        assert history.find_mask(digest(1)) is None
+        history.add_mask(digest(1), b"one")
+        history.add(1, version_of(1, round=1))
+        history.add_mask(digest(2), b"two")
+        history.add(2, version_of(2, round=2))
+        assert [history.find_mask(digest(name)) for name in (1, 2, 3)] == [b"one", b"two", None]
+        # Both versions are of the second mask, so that the first is of no use; it goes when there is a third.
+        history.add(3, version_of(2, round=3))
+        history.add_mask(digest(3), b"three")
+        assert [history.find_mask(digest(name)) for name in (1, 2, 3)] == [None, b"two", b"three"]
+    assert [name for name in names(tmp_path) if name.endswith(".mask")] == ["02" * 16 + ".mask", "03" * 16 + ".mask"]
+
+
+def test_a_mask_that_was_just_added_stays_though_no_version_is_of_it_yet(tmp_path: Path) -> None:
+    for history in histories(tmp_path, most=2):
+        history.add(1, payload(1))
+        history.add_mask(digest(1), b"one")
+        history.add_mask(digest(2), b"two")
+        assert [history.find_mask(digest(name)) for name in (1, 2)] == [None, b"two"]
+
+
+def test_a_history_of_no_versions_remembers_no_mask(tmp_path: Path) -> None:
+    for history in histories(tmp_path, most=0):
+        history.add_mask(digest(1), b"one")
+        assert history.find_mask(digest(1)) is None
+    assert names(tmp_path) == []
+
+
+def test_another_process_finds_the_masks(tmp_path: Path) -> None:
+    FolderHistory(tmp_path, most=1).add_mask(digest(7), b"seven")
+    assert FolderHistory(tmp_path, most=1).find_mask(digest(7)) == b"seven"
+
+
+def test_files_of_others_stay_where_masks_are_forgotten(tmp_path: Path) -> None:
+    for name in ("notes.mask", "0A0B.mask", "0a0b.mask.bak"):
+        (tmp_path / name).write_bytes(b"")
+    FolderHistory(tmp_path, most=1).add_mask(digest(7), b"seven")
+    assert names(tmp_path) == ["07" * 16 + ".mask", "0A0B.mask", "0a0b.mask.bak", "notes.mask"]
+
+
+def test_every_damaged_mask_is_unknown(tmp_path: Path) -> None:
+    history = FolderHistory(tmp_path, most=1)
+    history.add_mask(digest(1), b"one")
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        assert history.find_mask(digest(1)) is None
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert history.find_mask(digest(1)) is None
+    path.write_bytes(whole)
+    assert history.find_mask(digest(1)) == b"one"

@@ -13,6 +13,7 @@ from hedgerow.errors import PayloadError
 from hedgerow.exchange import Version
 from hedgerow.files import sealed, unsealed
 from hedgerow.pruning import Mask
+from hedgerow.pruning.moves import Moves
 from hedgerow.v1 import payload_pb2 as pb
 from tests.unit.test_answer import LIMIT, Setting, mask_of_bits, said
 
@@ -166,21 +167,51 @@ def test_what_rounding_left_over_is_added_to_the_next_reply(ternary: Setting) ->
     assert said(fed.payload)[1][0] == said(forgot.payload)[1][0]
 
 
-def test_residuals_of_kept_weights_are_forgotten_under_another_mask() -> None:
+def test_residuals_of_kept_weights_go_over_to_another_mask() -> None:
     setting = Setting(**KINDS["weights"])
-    state = first(setting).state
-    assert floats_in(state.residuals[0]).size == setting.mask.kept
-    loud = replace(state, residuals=(np.full(setting.mask.kept, 0.01, "<f4").tobytes(), b""))
-    silent = replace(state, residuals=(b"", b""))
+    held = first(setting).state
+    values = np.random.default_rng(0).normal(0, 0.01, setting.mask.kept).astype("<f4")
+    loud = replace(held, residuals=(values.tobytes(), b""))
     turned = Mask({name: bits.flip(1) for name, bits in setting.mask.items()})
-    # Under the same mask they count.
-    asked = setting.request(mask=setting.mask)
-    heard = [said(setting.workshop.answer(asked, client=0, state=one).payload)[1] for one in (loud, silent)]
-    assert heard[0] != heard[1]
-    # Under another with as many kept weights in each layer they are other weights'.
-    asked = setting.request(replace(setting.version(), mask_digest=turned.digest), mask=turned)
-    heard = [said(setting.workshop.answer(asked, client=0, state=one).payload)[1] for one in (loud, silent)]
-    assert heard[0] == heard[1]
+    moves = Moves.between(setting.mask, turned)
+    assert 0 < moves.grown < turned.kept
+    layers = list(setting.layers)
+    base = setting.version()
+    carried = setting.exchange.carried(base, moves, mask_digest=turned.digest)
+    version = replace(carried, round=2)
+    whole = setting.request(version, mask=turned)
+    header, _ = decode_payload(whole, limit=LIMIT)
+    delta = setting.exchange.encode_mask(turned, base=setting.mask)
+    body = setting.exchange.encode(version, base=carried, layers=layers)
+    changed = encode_payload(replace(header, base=1, tensors=()), [delta, *body])
+    assert len(changed) < len(whole)
+    # As if it had held the mask already, and what was left over of the weights that stay.
+    there = replace(held, mask=setting.workshop.answer(whole, client=0, state=held).state.mask)
+    there = replace(there, residuals=(moves.carried(values, grown=0).tobytes(), b""))
+    expected = setting.workshop.answer(setting.request(version, mask=turned), client=0, state=there)
+    silent = setting.workshop.answer(whole, client=0, state=replace(held, residuals=(b"", b"")))
+    assert said(silent.payload) != said(expected.payload)
+    for request in (whole, changed):
+        answer = setting.workshop.answer(request, client=0, state=loud)
+        assert said(answer.payload) == said(expected.payload)
+        assert answer.state == expected.state
+    # Of a mask that is lost nobody knows whose they were.
+    answer = setting.workshop.answer(whole, client=0, state=replace(loud, mask=flipped(loud.mask)))
+    assert said(answer.payload) == said(silent.payload)
+
+
+def test_a_refused_change_of_mask_leaves_the_workshop_able_to_answer_as_before() -> None:
+    setting = Setting(**KINDS["mean"])
+    held = first(setting).state
+    asked = setting.request(later(setting, round=2), base=setting.version())
+    expected = said(setting.workshop.answer(asked, client=0, state=held).payload)
+    turned = Mask({name: bits.flip(1) for name, bits in setting.mask.items()})
+    delta = setting.exchange.encode_mask(turned, base=setting.mask)
+    lied = encode_payload(setting.header(round=2, mask=Mask.dense(turned.shapes)), [delta])
+    with pytest.raises(PayloadError, match="does not match its digest") as caught:
+        setting.workshop.answer(lied, client=0, state=held)
+    assert caught.value.kind == "mismatch"
+    assert said(setting.workshop.answer(asked, client=0, state=held).payload) == expected
 
 
 @pytest.mark.parametrize(

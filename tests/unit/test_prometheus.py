@@ -20,12 +20,23 @@ from hedgerow import codec
 from hedgerow.assembly import representation_of
 from hedgerow.codec import PackedBits, Section, section_label
 from hedgerow.codec.ordered import HalfKind
+from hedgerow.codec.topk import encode_top_k
 from hedgerow.codec.values import ValueFormat
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError
 from hedgerow.exchange import Architecture, Exchange
 from hedgerow.privacy import seeded_words
-from hedgerow.telemetry import Failure, Measured, PhaseBytes, RoundRecord, SectionBytes
+from hedgerow.telemetry import (
+    AdjustmentRecord,
+    CandidateRecord,
+    Failure,
+    Measured,
+    PhaseBytes,
+    RecalibrationRecord,
+    RoundRecord,
+    SectionBytes,
+    SelectionRecord,
+)
 from hedgerow.telemetry.prometheus import RUN_STATES, SECTIONS, FleetMetrics, RunMetrics, serve_metrics
 from hedgerow.v1 import payload_pb2 as pb
 from tests.waiting import free_port
@@ -91,6 +102,58 @@ def test_counters_add_up_and_gauges_hold_the_last_value() -> None:
     assert value("hedgerow_section_bytes_total", down) == 240
 
 
+def selection(*losses: float | None, winner: int = 0, name: str = "synflow/global") -> SelectionRecord:
+    return SelectionRecord(
+        candidates=tuple(
+            CandidateRecord(name=name, loss=loss, kept=10, layer_density={"a.weight": 0.25}) for loss in losses
+        ),
+        winner=winner,
+        replies=(4, 3),
+        failures=(Failure(client="client-0002", reason="x", kind="mismatch"),),
+        bytes_up=1000,
+        bytes_down=7000,
+    )
+
+
+def test_a_selection_shows_each_candidate_and_counts_its_messages() -> None:
+    metrics = RunMetrics()
+    metrics.observe(RECORD.model_copy(update={"selection": selection(2.5, 2.25, None, winner=1, name="a\x00b")}))
+    value = metrics.registry.get_sample_value
+    assert value("hedgerow_candidate_loss_nats", {"candidate": "1", "name": "a b"}) == 2.5
+    assert value("hedgerow_candidate_loss_nats", {"candidate": "2", "name": "a b"}) == 2.25
+    assert math.isnan(value("hedgerow_candidate_loss_nats", {"candidate": "3", "name": "a b"}) or 0)
+    assert value("hedgerow_candidate_selected") == 2
+    assert value("hedgerow_message_bytes_total", {"direction": "up"}) == 1100
+    assert value("hedgerow_message_bytes_total", {"direction": "down"}) == 7200
+    assert value("hedgerow_entropy_bytes_total", {"direction": "up"}) == 1090
+    assert value("hedgerow_replies_total", {"result": "folded"}) == 2 + 4 + 3
+    assert value("hedgerow_replies_total", {"result": "failed"}) == 2
+    assert value("hedgerow_failed_replies_total", {"kind": "mismatch"}) == 1
+
+
+def test_no_pool_is_too_large_for_the_metrics() -> None:
+    metrics = RunMetrics()
+    metrics.observe(RECORD.model_copy(update={"selection": selection(*[1.0] * 70, winner=69, name="x" * 5000)}))
+    (family,) = (f for f in metrics.registry.collect() if f.name == "hedgerow_candidate_loss_nats")
+    assert [sample.labels["candidate"] for sample in family.samples] == [str(place) for place in range(1, 65)]
+    assert {len(sample.labels["name"]) for sample in family.samples} == {100}
+    assert metrics.registry.get_sample_value("hedgerow_candidate_selected") == 70
+
+
+def test_adjustments_and_recalibrations_are_counted() -> None:
+    metrics = RunMetrics()
+    adjustment = AdjustmentRecord(block=1, exchanged={"a.weight": 30, "b.weight": 12})
+    recalibration = RecalibrationRecord(replies=4, bytes_up=500, bytes_down=900)
+    metrics.observe(RECORD)
+    metrics.observe(RECORD.model_copy(update={"adjustment": adjustment, "recalibration": recalibration}))
+    metrics.observe(RECORD.model_copy(update={"adjustment": adjustment}))
+    value = metrics.registry.get_sample_value
+    assert value("hedgerow_adjustments_total") == 2
+    assert value("hedgerow_exchanged_weights_total") == 84
+    assert value("hedgerow_recalibrations_total") == 1
+    assert value("hedgerow_message_bytes_total", {"direction": "down"}) == 3 * 200 + 900
+
+
 def test_what_is_not_known_yet_is_not_a_number() -> None:
     value = RunMetrics().registry.get_sample_value
     for name in (
@@ -98,6 +161,7 @@ def test_what_is_not_known_yet_is_not_a_number() -> None:
         "loss_nats",
         "density_ratio",
         "mask_churn_ratio",
+        "candidate_selected",
         "client_peak_memory_bytes",
         "client_ledger_memory_bytes",
         "native_weights_ratio",
@@ -173,7 +237,11 @@ def test_the_known_sections_are_those_that_the_codec_writes() -> None:
     for bits in patterns:
         packed = PackedBits.from_bools(bits)
         written += [codec.mask_section(bits, shapes=[(bits.size,)]), codec.plain_mask_section(bits)]
+        written.append(codec.mask_delta_section(bits, np.zeros_like(bits)))
         written += [codec.signs_section(kind, packed, groups=[bits.size]) for kind in (pb.KIND_SIGNS, pb.KIND_FLIPS)]
+    for coded_as in (pb.CODEC_FLOAT32, pb.CODEC_FLOAT16, pb.CODEC_BFLOAT16):
+        largest = encode_top_k(np.array([2]), np.array([0.5], dtype=np.float32), support=4, codec=coded_as)
+        written.append(Section.of(pb.KIND_TOP_K, largest, count=4))
     symbols = np.arange(12, dtype=np.uint8) % 3
     written.append(codec.levels_section(pb.KIND_FLIPS, symbols % 2, alphabet=2))
     for kind in (pb.KIND_DRIFT, pb.KIND_VOTES):
@@ -286,7 +354,7 @@ def test_counters_never_go_backwards_and_are_always_numbers(amounts: list[float]
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_finds_no_fault_in_the_exposition() -> None:
     metrics, fleet = both()
-    metrics.observe(RECORD)
+    metrics.observe(RECORD.model_copy(update={"selection": selection(2.5, 2.25)}))
     fleet.attached(3, reconnect=True)
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=generate_latest(metrics.registry), capture_output=True, timeout=60

@@ -83,9 +83,10 @@ def recorded(
         entropy_down=4.5,
         sections_down={"votes/symbols_rans": SectionBytes(bytes=7, entropy=4.5)},
         bases=bases or {},
+        adjustment=None,
         seconds=1.0,
     )
-    return record_of(cast(Round, played), old=state, experiment=EXPERIMENT, bench=bench)
+    return record_of(cast(Round, played), old=state, recalibration=None, experiment=EXPERIMENT, bench=bench)
 
 
 def said(forward: float, backward: float, update: float, share: float, *, seconds: float = 1.0) -> Measures:

@@ -216,7 +216,7 @@ def test_a_flipped_bit_is_either_read_as_a_state_or_refused(tmp_path: Path, bit:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": "hedgerow-checkpoint-1"},
+        {"format": "hedgerow-checkpoint-2"},
         {"format": None},
         {"shapes": []},
         {"shapes": {}},
@@ -226,6 +226,9 @@ def test_a_flipped_bit_is_either_read_as_a_state_or_refused(tmp_path: Path, bit:
         {"round": "three"},
         {"round": []},
         {"round": None},
+        {"since": 0},
+        {"since": 3},
+        {"since": None},
         {"kept": np.zeros(3, dtype=np.float32)},
         {"kept": np.zeros(7, dtype=np.float64)},
         {"floats": np.zeros(2, dtype=np.int32)},
@@ -253,8 +256,9 @@ def test_a_checkpoint_of_another_make_says_what_to_delete(tmp_path: Path, change
         "versions": np.array([1, 1], dtype=np.uint32),
     }
     metadata: dict[str, object] = {
-        "format": "hedgerow-checkpoint-2",
+        "format": "hedgerow-checkpoint-3",
         "round": 1,
+        "since": 2,
         "shapes": MASK.shapes,
     }
 

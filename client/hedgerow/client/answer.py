@@ -1,27 +1,40 @@
-"""What a client does with one request: check, rebuild, train, reply. State goes in, state comes out."""
+"""What a client does with one request: check, rebuild, train or look, reply. State goes in, state comes out."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 
 from hedgerow.assembly import ClientNetwork, dataset_of, exchange_of, model_of, network_of, parts_of
+from hedgerow.client.growth import largest
+from hedgerow.client.looking import Looker, losses, moments_of, statistics, told
 from hedgerow.client.memory import ClientState, Memories
+from hedgerow.client.pool import pool_in
 from hedgerow.client.training import Trained, train
-from hedgerow.codec import Header, Sections, decode_payload, encode_payload, has_mask, read_mask
+from hedgerow.codec import (
+    Candidate,
+    Header,
+    Section,
+    Sections,
+    decode_candidates,
+    decode_payload,
+    encode_payload,
+    has_mask,
+)
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Indices, Samples
 from hedgerow.errors import DataError, PayloadError
 from hedgerow.exchange import Measures, Version
+from hedgerow.files import sealed
 from hedgerow.privacy import Draw, seeded_words
 from hedgerow.pruning import Mask
 from hedgerow.seeds import derive_seed, numpy_generator
-from hedgerow.sparse import read_vector, write_vector
+from hedgerow.sparse import KeptNetwork, read_vector, write_vector
+from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["Answer", "Workshop"]
 
@@ -71,7 +84,7 @@ class Workshop:
     def answer(
         self, request: bytes, *, client: int, state: ClientState, part: int | None = None, draw: Draw | None = None
     ) -> Answer:
-        """Trains on what `request` asks.
+        """Does what `request` asks for: trains a network, or looks at some.
 
         Args:
             request: the payload.
@@ -82,20 +95,41 @@ class Workshop:
                 protects nobody.
 
         Raises:
-            PayloadError: the request is damaged, for another experiment, or for a mask that this client does not have.
+            PayloadError: the request is damaged, for another experiment, for a mask or networks that this client does
+                not have, or for a task that it does not know.
             DataError: there is no such part.
-            TrainingError: a loss is not finite.
+            TrainingError: a loss is not finite, or there are too few samples.
         """
-        header, sections = decode_payload(request, limit=self._limit())
+        header, sections = decode_payload(request, limit=self._limit(networks=self.experiment.selection.candidates))
         if header.experiment != self._experiment_digest:
             raise PayloadError("the request is for another experiment; use the coordinator's settings here")
         self.exchange.architecture.require(header.tensors)
+        samples = self._samples(client if part is None else part)
+        looker = self._looker(samples, round=header.round, client=client)
+        match header.task:
+            case pb.TASK_TRAIN:
+                if len(request) > self._limit():
+                    raise PayloadError(f"a request to train of {len(request)} bytes", kind="bounds")
+                return self._trained(header, sections, state, samples=samples, client=client, draw=draw)
+            case pb.TASK_RECALIBRATE:
+                return self._recalibrated(request, header, sections, state, looker=looker)
+            case pb.TASK_EVALUATE:
+                return self._evaluated(request, header, state, looker=looker)
+        raise PayloadError(f"task {header.task} is not known here; give both ends one version", kind="mismatch")
+
+    def _trained(
+        self,
+        header: Header,
+        sections: Sections,
+        state: ClientState,
+        *,
+        samples: Samples,
+        client: int,
+        draw: Draw | None,
+    ) -> Answer:
         memories = Memories(self.exchange, state, limit=self._limit())
-        built = self._network(header, sections, memories)
-        version = self._version(header, sections, memories, layers=built.layers)
-        network = built.client.network
-        for tensors, start in zip((network.kept, network.floats), self.exchange.starts(version), strict=True):
-            write_vector(tensors, start)
+        built, version = self._started(header, sections, memories)
+        network, layers = built.client.network, built.layers
         began, seed = time.perf_counter(), self.experiment.seed
         # One network serves many clients, whose results must not depend on who trained before.
         built.client.storage.reseed(derive_seed(seed, "activations", header.round, client))
@@ -104,7 +138,7 @@ class Workshop:
             torch.default_generator.manual_seed(derive_seed(seed, "training", header.round, client))
             trained = train(
                 network,
-                self._samples(client if part is None else part),
+                samples,
                 dataset=self.dataset,
                 experiment=self.experiment,
                 round=header.round,
@@ -115,28 +149,97 @@ class Workshop:
             read_vector(network.kept),
             read_vector(network.floats),
             version=version,
-            layers=built.layers,
-            memory=memories.residuals(built.digest, layers=built.layers),
+            layers=layers,
+            memory=memories.residuals(built.digest, layers=layers),
             generator=numpy_generator(seed, "reply", header.round, client),
             draw=seeded_words(numpy_generator(seed, "privacy", header.round, client)) if draw is None else draw,
         )
         sections_up = [*(one.section for one in said), measures.section()]
+        if header.growth:
+            sections_up.append(self._largest(header, memories, network, samples=samples, client=client))
         payload = encode_payload(header.of_reply(), sections_up)
-        return Answer(payload, memories.after(header, version, layers=built.layers, said=said, sections=sections))
+        after = memories.after(header, version, layers=layers, said=said, sections=sections)
+        # Once a network is trained, the choice is made.
+        return Answer(payload, replace(after, pool=b""))
 
-    def _limit(self) -> int:
+    def _largest(
+        self, header: Header, memories: Memories, network: KeptNetwork, *, samples: Samples, client: int
+    ) -> Section:
+        """What is asked about pruned weights, with the values that training gave."""
+        return largest(
+            self.exchange.representation,
+            self._model(),
+            self.exchange.decode_mask(memories.mask(header.mask_digest)),
+            kept=read_vector(network.kept),
+            floats=read_vector(network.floats),
+            growth=header.growth,
+            samples=samples,
+            dataset=self.dataset,
+            experiment=self.experiment,
+            round=header.round,
+            client=client,
+        )
+
+    def _recalibrated(
+        self, request: bytes, header: Header, sections: Sections, state: ClientState, *, looker: Looker
+    ) -> Answer:
+        candidates = self._candidates(request)
+        if not candidates:
+            # It is not trained, so what is remembered stays what it was.
+            built, _ = self._started(header, sections, Memories(self.exchange, state, limit=self._limit()))
+            said = told([moments_of(built.client, looker)], looker)
+            return Answer(encode_payload(header.of_reply(), said), state)
+        if sections:
+            raise PayloadError("a request with networks to choose from and with one of its own")
+        # The device has room for one network.
+        self._built = None
+        payload = encode_payload(header.of_reply(), statistics(candidates, looker))
+        return Answer(payload, replace(state, pool=sealed(request)))
+
+    def _evaluated(self, request: bytes, header: Header, state: ClientState, *, looker: Looker) -> Answer:
+        candidates = pool_in(state.pool, header, self._candidates(request), read=self._candidates)
+        self._built = None
+        return Answer(encode_payload(header.of_reply(), losses(candidates, looker)), state)
+
+    def _candidates(self, request: bytes) -> list[Candidate]:
+        most = self.experiment.selection.candidates
+        return decode_candidates(request, limit=self._limit(networks=most), most=most)
+
+    def _looker(self, samples: Samples, *, round: int, client: int) -> Looker:
+        return Looker(
+            experiment=self.experiment,
+            exchange=self.exchange,
+            model=self._model,
+            dataset=self.dataset,
+            samples=samples,
+            round=round,
+            client=client,
+        )
+
+    def _limit(self, *, networks: int = 1) -> int:
         # The largest honest request: a mask in bits, every weight in float32, all floats, the tensors and the envelope.
         architecture = self.exchange.architecture
         values = architecture.weights + architecture.float_count
-        return architecture.weights // 8 + 4 * values + 256 * len(architecture.tensors()) + 4096
+        one = architecture.weights // 8 + 4 * values + 256 * len(architecture.tensors()) + 4096
+        return max(1, networks) * one
+
+    def _started(self, header: Header, sections: Sections, memories: Memories) -> tuple[_Built, Version]:
+        """The network of a request with the values that it starts from, and the version that says them."""
+        built = self._network(header, sections, memories)
+        version = self._version(header, sections, memories, layers=built.layers)
+        network = built.client.network
+        for tensors, start in zip((network.kept, network.floats), self.exchange.starts(version), strict=True):
+            write_vector(tensors, start)
+        return built, version
 
     def _network(self, header: Header, sections: Sections, memories: Memories) -> _Built:
-        """The network for the mask of a request, which either brings it or is for the one that the client has."""
-        if not has_mask(sections):
-            sections = memories.mask(header.mask_digest)
-            if self._built is not None and self._built.digest == header.mask_digest:
-                return self._built
-        mask = self._read_mask(sections)
+        """The network for the mask of a request, which brings it, whole or as what changed, or is for the one held."""
+        if has_mask(sections) or pb.KIND_MASK_DELTA in sections:
+            return self._build(memories.new_mask(header, sections))
+        held = memories.mask(header.mask_digest)
+        if self._built is not None and self._built.digest == header.mask_digest:
+            return self._built
+        mask = self.exchange.decode_mask(held)
         if mask.digest != header.mask_digest:
             raise PayloadError("the mask does not match its digest; the coordinator has to send it again")
         return self._build(mask)
@@ -148,11 +251,6 @@ class Workshop:
         return self.exchange.decode(
             sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=layers
         )
-
-    def _read_mask(self, sections: Sections) -> Mask:
-        prunable = self.exchange.architecture.prunable
-        bits = read_mask(sections, self.exchange.architecture.weights, shapes=list(prunable.values()))
-        return Mask.unpack(np.packbits(bits).tobytes(), prunable)
 
     def _build(self, mask: Mask) -> _Built:
         # A mask serves many rounds, and every value of the network is overwritten before each.

@@ -39,11 +39,7 @@ def train(message: Message, context: Context) -> Message:
         # Whoever has data of its own has something to protect.
         draw=None if source.data is None else system_words,
     )
-    state = answer.state
-    kept, floats = state.residuals
-    context.state[_STATE] = ConfigRecord(
-        {"rounds": state.rounds, "mask": state.mask, "version": state.version, "kept": kept, "floats": floats}
-    )
+    context.state[_STATE] = _record_of(answer.state)
     return Message(content_of(answer.payload), reply_to=message)
 
 
@@ -54,6 +50,20 @@ def _workshop(experiment: Experiment, source: Source) -> Workshop:
     return Workshop(experiment, dataset=source.dataset(), parts=source.parts)
 
 
+def _record_of(state: ClientState) -> ConfigRecord:
+    kept, floats = state.residuals
+    return ConfigRecord(
+        {
+            "rounds": state.rounds,
+            "mask": state.mask,
+            "version": state.version,
+            "kept": kept,
+            "floats": floats,
+            "pool": state.pool,
+        }
+    )
+
+
 def _state_in(context: Context) -> ClientState:
     record = context.state.config_records.get(_STATE)
     if record is None:
@@ -61,7 +71,9 @@ def _state_in(context: Context) -> ClientState:
     rounds = record["rounds"]
     assert isinstance(rounds, int)
     mask, version, kept, floats = (_bytes_in(record, name) for name in ("mask", "version", "kept", "floats"))
-    return ClientState(rounds=rounds, mask=mask, version=version, residuals=(kept, floats))
+    # Whoever ran before there was one has none.
+    pool = _bytes_in(record, "pool") if "pool" in record else b""
+    return ClientState(rounds=rounds, mask=mask, version=version, residuals=(kept, floats), pool=pool)
 
 
 def _bytes_in(record: ConfigRecord, name: str) -> bytes:

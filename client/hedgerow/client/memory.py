@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +11,15 @@ from hedgerow.codec import Floats, Header, Sections, decode_payload, encode_payl
 from hedgerow.errors import PayloadError
 from hedgerow.exchange import Exchange, Version
 from hedgerow.files import sealed, unsealed
+from hedgerow.pruning import Mask
+from hedgerow.pruning.moves import Moves
 from hedgerow.representation import Said
 from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["ClientState", "Memories"]
 
 _AGAIN = "the coordinator has to send it again"
+_MASKS = (pb.KIND_MASK, pb.KIND_MASK_DELTA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +32,27 @@ class ClientState:
         version: the payload, sealed, that says the version it was last given, whole; empty where none is remembered.
         residuals: what the rounding of its last reply left over: float32, those of the kept weights and then those of
             what is never pruned; empty where nothing was.
+        pool: the request, sealed, that brought networks to choose from, until one of them is trained; else empty.
     """
 
     rounds: int = 0
     mask: bytes = b""
     version: bytes = b""
     residuals: tuple[bytes, bytes] = (b"", b"")
+    pool: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """What a change of mask means for the version before it: the old mask's digest and kept weights a layer."""
+
+    digest: bytes
+    layers: tuple[int, ...]
+    moves: Moves
 
 
 class Memories:
-    """A client's state, read as far as a request needs it.
+    """A client's state, read as far as one request needs it; the caller's stays as it is.
 
     Args:
         exchange: what the two ends say to each other.
@@ -47,6 +62,7 @@ class Memories:
 
     def __init__(self, exchange: Exchange, state: ClientState, *, limit: int) -> None:
         self._exchange, self._state, self._limit = exchange, state, limit
+        self._moved: _Moved | None = None
 
     def mask(self, digest: bytes) -> Sections:
         """The sections that hold the mask of that digest.
@@ -54,15 +70,39 @@ class Memories:
         Raises:
             PayloadError: the client has none, or another one.
         """
-        if not self._state.mask:
-            raise PayloadError(f"this client has no mask yet; {_AGAIN}", kind="mismatch")
-        header, sections = decode_payload(self._state.mask, limit=self._limit)
+        header, sections = self._held()
         if header.mask_digest != digest:
             raise PayloadError(f"this client has another mask; {_AGAIN}", kind="mismatch")
         return sections
 
+    def new_mask(self, header: Header, sections: Sections) -> Mask:
+        """The mask that a request brings, whole or as what changed; what is told of the one before goes over to it.
+
+        Raises:
+            PayloadError: it is damaged or not the one that the request names, or changes one that this client lacks.
+        """
+        if has_mask(sections):
+            mask, section = self._exchange.decode_mask(sections), sections[pb.KIND_MASK]
+            old = self._outgrown(mask.digest)
+        else:
+            old = self._old_mask()
+            mask = self._exchange.decode_mask(sections, base=old)
+            section = self._exchange.encode_mask(mask)
+        if mask.digest != header.mask_digest:
+            raise PayloadError(f"the mask does not match its digest; {_AGAIN}", kind="mismatch")
+        kept, floats = self._state.residuals
+        if old is not None:
+            moves = Moves.between(old, mask)
+            kept = _carried(kept, moves)
+            if header.base:
+                self._moved = _Moved(old.digest, tuple(old.layer_kept().values()), moves)
+        elif not self._has_mask(mask.digest):
+            kept = b""
+        self._state = replace(self._state, mask=encode_payload(_bare(header), [section]), residuals=(kept, floats))
+        return mask
+
     def version(self, round: int, digest: bytes, *, layers: tuple[int, ...]) -> Version:
-        """The version of a round.
+        """The version of a round, as one of the mask of that digest: carried over, if the request changed the mask.
 
         Raises:
             PayloadError: the client has none, or another one.
@@ -74,11 +114,16 @@ class Memories:
         if payload is None:
             raise PayloadError(f"this client's version was damaged; {_AGAIN}", kind="mismatch")
         header, sections = decode_payload(payload, limit=self._limit)
-        if header.mask_digest != digest:
+        # The moves take half as much as the weights: nothing to hold on to while these are trained.
+        moved, self._moved = self._moved, None
+        known = digest if moved is None else moved.digest
+        if header.mask_digest != known:
             raise PayloadError(f"this client has a version of another mask; {_AGAIN}", kind="mismatch")
         if header.round != round:
             raise PayloadError(f"this client has version {header.round} and not {round}; {_AGAIN}", kind="mismatch")
-        return self._exchange.decode(sections, round=round, mask_digest=digest, base=None, layers=layers)
+        before = layers if moved is None else moved.layers
+        version = self._exchange.decode(sections, round=round, mask_digest=known, base=None, layers=before)
+        return version if moved is None else self._exchange.carried(version, moved.moves, mask_digest=digest)
 
     def residuals(self, digest: bytes, *, layers: tuple[int, ...]) -> tuple[Floats | None, Floats | None]:
         """What rounding left over of the kept weights and of the floats; None where nothing did, or under another mask.
@@ -91,12 +136,6 @@ class Memories:
             _residual(floats, self._exchange.architecture.float_count),
         )
 
-    def _has_mask(self, digest: bytes) -> bool:
-        try:
-            return decode_payload(self._state.mask, limit=self._limit)[0].mask_digest == digest
-        except PayloadError:
-            return False
-
     def after(
         self,
         header: Header,
@@ -107,17 +146,55 @@ class Memories:
         sections: Sections,
     ) -> ClientState:
         """The state after a request whose header, version and sections these are, and a reply."""
-        bare = replace(header, base=0, tensors=())
         kept, floats = (b"" if one.memory is None else one.memory.astype("<f4").tobytes() for one in said)
         state = replace(self._state, rounds=self._state.rounds + 1, residuals=(kept, floats))
-        if has_mask(sections):
-            state = replace(state, mask=encode_payload(bare, [sections[pb.KIND_MASK]]))
         if self._exchange.remembers:
-            whole = [section for kind, section in sections.items() if kind != pb.KIND_MASK]
+            whole = [section for kind, section in sections.items() if kind not in _MASKS]
             if header.base:
                 whole = self._exchange.encode(version, base=None, layers=layers)
-            state = replace(state, version=sealed(encode_payload(bare, whole)))
+            state = replace(state, version=sealed(encode_payload(_bare(header), whole)))
         return state
+
+    def _held(self) -> tuple[Header, Sections]:
+        if not self._state.mask:
+            raise PayloadError(f"this client has no mask yet; {_AGAIN}", kind="mismatch")
+        try:
+            return decode_payload(self._state.mask, limit=self._limit)
+        except PayloadError:
+            raise PayloadError(f"this client's mask was damaged; {_AGAIN}", kind="mismatch") from None
+
+    def _has_mask(self, digest: bytes) -> bool:
+        try:
+            return self._held()[0].mask_digest == digest
+        except PayloadError:
+            return False
+
+    def _old_mask(self) -> Mask:
+        header, sections = self._held()
+        with contextlib.suppress(PayloadError):
+            mask = self._exchange.decode_mask(sections)
+            if mask.digest == header.mask_digest:
+                return mask
+        raise PayloadError(f"this client's mask was damaged; {_AGAIN}", kind="mismatch")
+
+    def _outgrown(self, digest: bytes) -> Mask | None:
+        """The mask before a new one of that digest; None where it is lost, or nothing of it is worth carrying over."""
+        if not self._state.residuals[0] or self._has_mask(digest):
+            return None
+        try:
+            return self._old_mask()
+        except PayloadError:
+            return None
+
+
+def _bare(header: Header) -> Header:
+    """Of what is kept: neither what a request builds on nor what it asks."""
+    return Header(header.experiment, header.round, header.mask_digest)
+
+
+def _carried(data: bytes, moves: Moves) -> bytes:
+    values = _residual(data, moves.stays.size)
+    return b"" if values is None else moves.carried(values, grown=0).tobytes()
 
 
 def _residual(data: bytes, count: int) -> Floats | None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from hedgerow.assembly import dataset_of, exchange_of, model_of
+from hedgerow.codec import Floats
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset
 from hedgerow.exchange import Exchange
 from hedgerow.pruning import prunable_tensors
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, scatter_kept, write_vector
+from hedgerow.sparse import float_tensors, scatter_kept, sparsify, write_vector
 
 __all__ = ["Bench", "description"]
 
@@ -47,9 +48,19 @@ class Bench:
     def network(self, state: RoundState) -> nn.Module:
         """The dense network that a state stands for."""
         model = copy.deepcopy(self.initial)
-        scatter_kept(model, state.mask, self.exchange.representation.kept_weights(state.kept, self.initial, state.mask))
+        scatter_kept(model, state.mask, self._weights(state))
         write_vector(float_tensors(model), state.floats)
         return model
+
+    def kept_network(self, state: RoundState) -> nn.Module:
+        """The same network of kept weights only, to run: with native kernels where the mask is sparse enough."""
+        network = sparsify(self.initial, state.mask)
+        for tensors, values in ((network.kept, self._weights(state)), (network.floats, state.floats)):
+            write_vector(tensors, values)
+        return network.module
+
+    def _weights(self, state: RoundState) -> Floats:
+        return self.exchange.representation.kept_weights(state.kept, self.initial, state.mask)
 
 
 def description(experiment: Experiment, bench: Bench) -> str:

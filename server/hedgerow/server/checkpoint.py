@@ -15,7 +15,7 @@ from hedgerow.server.state import RoundState
 
 __all__ = ["checkpoint_bytes", "read_checkpoint"]
 
-_FORMAT = "hedgerow-checkpoint-2"
+_FORMAT = "hedgerow-checkpoint-3"
 
 
 def checkpoint_bytes(state: RoundState) -> bytes:
@@ -30,7 +30,7 @@ def checkpoint_bytes(state: RoundState) -> bytes:
         },
         metadata={
             "hedgerow": json.dumps(
-                {"format": _FORMAT, "round": state.round, "shapes": state.mask.shapes},
+                {"format": _FORMAT, "round": state.round, "since": state.since, "shapes": state.mask.shapes},
             )
         },
     )
@@ -62,5 +62,8 @@ def _read(path: Path) -> RoundState:
         round, nodes, versions = int(metadata["round"]), file.get_tensor("nodes"), file.get_tensor("versions")
         if nodes.dtype != np.uint64 or versions.dtype != np.uint32 or versions.max(initial=0) > round:
             raise RunError(f"versions that nodes cannot hold after round {round}")
+        since = int(metadata["since"])
+        if not 1 <= since <= round + 1:
+            raise RunError(f"a mask since version {since} after round {round}")
         held = dict(zip(nodes.tolist(), versions.tolist(), strict=True))
-        return RoundState(round=round, mask=mask, kept=kept, floats=floats, held=held)
+        return RoundState(round=round, mask=mask, kept=kept, floats=floats, held=held, since=since)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hedgerow.assembly import mask_of
 from hedgerow.config import Experiment
-from hedgerow.errors import InterruptedRunError
+from hedgerow.errors import InterruptedRunError, TooFewRepliesError
 from hedgerow.pruning import prunable_tensors
 from hedgerow.server.bench import Bench, description
 from hedgerow.server.delivery import deliver
 from hedgerow.server.evaluation import evaluate
 from hedgerow.server.fleet import Fleet
-from hedgerow.server.journal import NoJournal, SqliteJournal
+from hedgerow.server.journal import Journal, NoJournal, SqliteJournal
 from hedgerow.server.patience import patiently
+from hedgerow.server.pool import candidate_pool
 from hedgerow.server.progress import Observer
-from hedgerow.server.recording import first_record, record_of
-from hedgerow.server.rounds import play_round
+from hedgerow.server.recalibrating import recalibrate
+from hedgerow.server.recording import first_record, is_evaluated, record_of
+from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.run_folder import RunFolder
+from hedgerow.server.selection import select
 from hedgerow.server.state import RoundState
 from hedgerow.sparse import float_tensors, read_vector
 
-__all__ = ["coordinate", "is_done", "prepare", "resumable"]
+__all__ = ["coordinate", "is_done", "play_until_enough", "prepare", "resumable"]
 
 
 def is_done(folder: RunFolder) -> bool:
@@ -34,17 +38,29 @@ def is_done(folder: RunFolder) -> bool:
     return complete and folder.model.exists() and folder.report.exists()
 
 
-def prepare(experiment: Experiment, *, bench: Bench, folder: RunFolder, observer: Observer) -> RoundState:
+def prepare(
+    experiment: Experiment,
+    *,
+    bench: Bench,
+    fleet: Fleet,
+    folder: RunFolder,
+    observer: Observer,
+    live: bool = False,
+    least: int | None = None,
+) -> RoundState:
     """The state to go on from. That of a new run is made, evaluated and put on disk first.
 
     Args:
         experiment: what to run.
         bench: what was built from it.
+        fleet: whom to ask where the devices choose the mask.
         folder: where it is kept.
         observer: is told that the run starts, and how it goes.
+        live: devices come and go; a choice that too few took part in is made again.
+        least: nodes that have to be there for that; `fleet.cohort` when None.
 
     Raises:
-        RunError: a file cannot be used.
+        RunError: a file cannot be used, or too few devices took part in the choice.
         PruningError: no such mask exists at this density.
         InterruptedRunError: the user pressed Ctrl-C.
     """
@@ -58,10 +74,23 @@ def prepare(experiment: Experiment, *, bench: Bench, folder: RunFolder, observer
     if state is not None:
         return state
     with resumable(folder):
-        began = time.perf_counter()
-        state = _initial_state(experiment, bench, observer)
-        evaluation = evaluate(bench.network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
-        record = first_record(state, evaluation, seconds=time.perf_counter() - began)
+        began, selection = time.perf_counter(), None
+        if experiment.selection.candidates:
+            chose = functools.partial(
+                select,
+                candidate_pool(experiment, bench, observer),
+                experiment=experiment,
+                bench=bench,
+                fleet=fleet,
+                observer=observer,
+                least=least,
+            )
+            chosen = patiently(chose, again=lambda error: None, observer=observer) if live else chose()
+            state, selection = chosen.state, chosen.record
+        else:
+            state = _initial_state(experiment, bench, observer)
+        evaluation = evaluate(bench.kept_network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
+        record = first_record(state, evaluation, selection=selection, seconds=time.perf_counter() - began)
         folder.save(state, record)
         observer.finished_round(record, rounds=experiment.rounds)
     return state
@@ -93,7 +122,7 @@ def coordinate(
         RunError: a round had too few usable replies, the network's loss is not finite, or a file cannot be used.
         InterruptedRunError: the user pressed Ctrl-C; the last finished round is on disk.
     """
-    state = prepare(experiment, bench=bench, folder=folder, observer=observer)
+    state = prepare(experiment, bench=bench, fleet=fleet, folder=folder, observer=observer, live=live, least=least)
     with resumable(folder):
         with SqliteJournal(folder.journal) if live else contextlib.nullcontext(NoJournal()) as journal:
             play = functools.partial(
@@ -102,21 +131,48 @@ def coordinate(
                 exchange=bench.exchange,
                 fleet=fleet,
                 observer=observer,
-                history=folder.history if bench.exchange.remembers else None,
+                history=folder.history,
                 journal=journal,
                 least=least,
             )
             while state.round < experiment.rounds:
                 old = state
-                played = patiently(old, play, journal=journal, observer=observer) if live else play(old)
+                played = play_until_enough(play, old, journal=journal, observer=observer) if live else play(old)
+                recalibration = None
+                if experiment.evaluation.recalibrate and is_evaluated(experiment, round=played.state.round):
+                    found = recalibrate(
+                        played.state,
+                        cohort=sorted(played.fold.clients),
+                        experiment=experiment,
+                        bench=bench,
+                        fleet=fleet,
+                        observer=observer,
+                        history=folder.history,
+                    )
+                    played, recalibration = dataclasses.replace(played, state=found.state), found.record
                 state = played.state
-                record = record_of(played, old=old, experiment=experiment, bench=bench)
+                record = record_of(played, old=old, recalibration=recalibration, experiment=experiment, bench=bench)
                 folder.save(state, record)
                 journal.forget(state.round)
                 observer.finished_round(record, rounds=experiment.rounds)
         deliver(experiment, bench=bench, state=state, folder=folder)
         folder.remove_journal()
         folder.remove_versions()
+
+
+def play_until_enough(
+    play: Callable[[RoundState], Round], state: RoundState, *, journal: Journal, observer: Observer
+) -> Round:
+    """Plays the round after `state` until it has enough usable replies."""
+
+    def again(error: TooFewRepliesError) -> None:
+        nonlocal state
+        journal.retry(state.round + 1, keep=error.usable)
+        # Who was not usable may have lost the mask, and is given it again.
+        held = {node: version for node, version in state.held.items() if node in error.usable}
+        state = dataclasses.replace(state, held=held)
+
+    return patiently(lambda: play(state), again=again, observer=observer)
 
 
 @contextlib.contextmanager

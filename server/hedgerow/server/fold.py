@@ -11,9 +11,10 @@ import numpy as np
 
 from hedgerow.codec import Header, Section, decode_payload, section_label
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Exchange, Measures, Version
+from hedgerow.exchange import Exchange, Measures, Version, growth_entropy
 from hedgerow.server.aggregation import Aggregator, FloatMean
 from hedgerow.server.fleet import Reply
+from hedgerow.server.growth import GradientSum
 from hedgerow.telemetry import Failure, SectionBytes
 from hedgerow.units import clean_text
 from hedgerow.v1 import payload_pb2 as pb
@@ -24,6 +25,8 @@ _ENVELOPE = 4096
 """Generous bound of a payload's bytes beside its symbols."""
 _MOST_TOGETHER = 2**36
 """Weights that both sums can take; far more than honest clients hold."""
+_MOST_PER_GRADIENT = 16
+"""Bytes: a value of 4, a gap of at most 10."""
 _SECTIONS = {pb.KIND_FLOATS, pb.KIND_COUNTS}
 """Of every reply, beside the one of the kept weights."""
 
@@ -39,6 +42,7 @@ class Fold:
         exchange: reads the replies.
         kept: sums the kept weights.
         floats: sums all that is never pruned.
+        gradients: sums those of pruned weights, where the round adjusts the mask.
         clients: nodes whose reply was folded.
         answered: those, and all that failed.
         failures: who failed, and why.
@@ -57,6 +61,7 @@ class Fold:
     exchange: Exchange
     kept: Aggregator
     floats: FloatMean
+    gradients: GradientSum | None = None
     clients: set[int] = field(default_factory=set)
     answered: set[int] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
@@ -101,6 +106,7 @@ class Fold:
         if reply.node in self.clients:
             raise PayloadError("a second reply of the same client to one request", kind="duplicate")
         limit = 4 * sum(self.layers) + 4 * self.exchange.architecture.float_count + _ENVELOPE
+        limit += _MOST_PER_GRADIENT * sum(asked.count for asked in self.header.growth)
         header, sections = decode_payload(reply.payload, limit=limit)
         if header != self.header.of_reply():
             raise PayloadError("the reply is for another experiment or round", kind="mismatch")
@@ -108,14 +114,17 @@ class Fold:
         if self.examples + measures.examples > _MOST_TOGETHER:
             raise PayloadError("the round's samples are more than can be summed", kind="metrics")
         kept, floats = self.exchange.read_reply(sections, version=self.version, layers=self.layers)
-        if len(sections) != len(_SECTIONS) + 1:
-            raise PayloadError(
-                f"a reply of {len(sections)} sections; {len(_SECTIONS) + 1} were asked for", kind="mismatch"
-            )
+        found = None if self.gradients is None else self.gradients.read(sections)
+        wanted = len(_SECTIONS) + 1 + (found is not None)
+        if len(sections) != wanted:
+            raise PayloadError(f"a reply of {len(sections)} sections; {wanted} were asked for", kind="mismatch")
         assert isinstance(floats.values, np.ndarray)
-        # Both are checked before either is folded, so that a bad reply changes nothing.
+        # All are checked before any is folded, so that a bad reply changes nothing.
         self.floats.check(floats.values)
         self.kept.check(kept.values)
+        if self.gradients is not None and found is not None:
+            self.gradients.check(found)
+            self.gradients.add(found, weight=measures.examples)
         self.floats.add(floats.values, weight=measures.examples)
         self.kept.add(kept.values, weight=measures.examples)
         self.clients.add(reply.node)
@@ -123,8 +132,10 @@ class Fold:
         if kept.flips is not None:
             self.flips.append(kept.flips)
         counts = float(len(sections[pb.KIND_COUNTS].data))
-        self.entropies.append(kept.entropy + floats.entropy + counts)
         others = {pb.KIND_FLOATS: floats.entropy, pb.KIND_COUNTS: counts}
+        if found is not None:
+            others[pb.KIND_TOP_K] = growth_entropy(sections[pb.KIND_TOP_K])
+        self.entropies.append(kept.entropy + math.fsum(others.values()))
         for section in sections.values():
             self._note(section, entropy=others.get(section.kind, kept.entropy))
 

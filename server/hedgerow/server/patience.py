@@ -1,16 +1,13 @@
-"""Playing a round again when devices were missing, as long as that can help."""
+"""Playing again what too few devices took part in, as long as that can help."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from hedgerow.errors import TooFewRepliesError
-from hedgerow.server.journal import Journal
 from hedgerow.server.progress import Observer
-from hedgerow.server.rounds import Round
-from hedgerow.server.state import RoundState
 
 __all__ = ["patiently"]
 
@@ -18,21 +15,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _FRUITLESS = 5
 """Plays in which devices answered and still too few replies were usable: what they say will not change."""
 
+Played = TypeVar("Played")
+
 
 def patiently(
-    state: RoundState,
-    play: Callable[[RoundState], Round],
+    play: Callable[[], Played],
     *,
-    journal: Journal,
+    again: Callable[[TooFewRepliesError], None],
     observer: Observer,
     sleep: Callable[[float], None] = time.sleep,
-) -> Round:
-    """Plays a round until it has enough usable replies, with pauses that grow from 1 to 30 seconds.
+) -> Played:
+    """Plays until there are enough usable replies, with pauses that grow from 1 to 30 seconds.
 
     Args:
-        state: where it starts, each time.
-        play: plays the round once.
-        journal: keeps the usable replies from one play to the next.
+        play: plays once.
+        again: is told what came to nothing, before it is played again.
         observer: is told of each play that came to nothing.
         sleep: pauses so many seconds.
 
@@ -42,15 +39,12 @@ def patiently(
     pause, fruitless = _FIRST_PAUSE, 0
     while True:
         try:
-            return play(state)
+            return play()
         except TooFewRepliesError as error:
             fruitless += error.answered
             if fruitless == _FRUITLESS:
                 raise
             observer.replaying(reason=str(error), seconds=pause)
-            journal.retry(state.round + 1, keep=error.usable)
-            # Who was not usable may have lost the mask, and is given it again.
-            held = {node: version for node, version in state.held.items() if node in error.usable}
-            state = dataclasses.replace(state, held=held)
+            again(error)
         sleep(pause)
         pause = min(_LONGEST_PAUSE, 2 * pause)

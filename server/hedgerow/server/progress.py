@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hedgerow.telemetry import RoundRecord
+from hedgerow.telemetry import AdjustmentRecord, RoundRecord, SelectionRecord
 from hedgerow.telemetry.prometheus import RunMetrics, serve_metrics
-from hedgerow.units import bytes_text, percent_text
+from hedgerow.units import bytes_text, clean_text, finite, number_text, percent_text
 
 __all__ = [
     "ManyObservers",
@@ -20,9 +21,16 @@ __all__ = [
     "Observer",
     "PlainObserver",
     "TerminalObserver",
+    "adjustment_text",
     "current_observer",
     "observing",
+    "round_text",
+    "selection_text",
 ]
+
+_NAME = 60  # letters of a name in a line
+_NAMES = 4
+"""Tensors that a line names; the report has all."""
 
 
 class Observer:
@@ -33,6 +41,9 @@ class Observer:
 
     def pruning(self, step: int, steps: int) -> None:
         """The initial mask is being made."""
+
+    def selecting(self, step: str, clients: int) -> None:
+        """The requests of a step of the selection among masks went out, for `statistics` or for `losses`."""
 
     def chosen(self, lines: Sequence[str]) -> None:
         """It was measured how the clients compute each layer; the first line is about the whole."""
@@ -71,6 +82,11 @@ class ManyObservers(Observer):
         """See `Observer`."""
         for observer in self._observers:
             observer.pruning(step, steps)
+
+    def selecting(self, step: str, clients: int) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.selecting(step, clients)
 
     def chosen(self, lines: Sequence[str]) -> None:
         """See `Observer`."""
@@ -153,10 +169,14 @@ class PlainObserver(Observer):
         self._line(f"{reason}; playing the round again in {seconds:g} s")
 
     def finished_round(self, record: RoundRecord, *, rounds: int) -> None:
-        """Says what the round gave, where it was evaluated or a client failed."""
+        """Says what the round gave, where it was evaluated, changed the mask, or a client failed."""
+        if record.selection is not None:
+            for failure in record.selection.failures:
+                self._line(f"selection: {failure.client} failed: {failure.reason}")
+            self._line(selection_text(record.selection))
         for failure in record.failures:
             self._line(f"round {record.round}: {failure.client} failed: {failure.reason}")
-        if record.accuracy is not None:
+        if record.accuracy is not None or record.adjustment is not None:
             self._line(round_text(record, rounds=rounds))
 
     def _line(self, text: str) -> None:
@@ -192,11 +212,13 @@ class TerminalObserver(PlainObserver):
             self._pruning = self._progress.add_task("initial mask", total=steps)
         self._progress.update(self._pruning, completed=step, visible=step < steps)
 
+    def selecting(self, step: str, clients: int) -> None:
+        """Starts the bar of a step of the selection."""
+        self._await(f"{step} of the candidates", clients)
+
     def asked(self, *, round: int, clients: int) -> None:
         """Starts the cohort's bar."""
-        if self._clients is None:
-            self._clients = self._progress.add_task("clients", total=clients)
-        self._progress.reset(self._clients, total=clients, description=f"clients of round {round}")
+        self._await(f"clients of round {round}", clients)
 
     def replied(self) -> None:
         """Moves the cohort's bar."""
@@ -213,16 +235,48 @@ class TerminalObserver(PlainObserver):
         """Takes the bars away."""
         self._progress.stop()
 
+    def _await(self, text: str, clients: int) -> None:
+        if self._clients is None:
+            self._clients = self._progress.add_task("clients", total=clients)
+        self._progress.reset(self._clients, total=clients, description=text)
+
 
 def round_text(record: RoundRecord, *, rounds: int) -> str:
     """One line about a round."""
     accuracy = "" if record.accuracy is None else f"accuracy {percent_text(record.accuracy, decimals=2)}  "
     train = "" if record.train_loss is None else f"train loss {record.train_loss:.3f}  "
-    traffic = f"up {bytes_text(record.bytes_up)}  down {bytes_text(record.bytes_down)}  "
+    traffic = f"up {bytes_text(record.all_bytes_up)}  down {bytes_text(record.all_bytes_down)}  "
     peak = record.measured.client_peak_bytes
     memory = "" if peak is None else f"client peak {bytes_text(peak)}  "
+    exchanged = "" if record.adjustment is None else f"{adjustment_text(record.adjustment)}  "
     place = f"round {record.round:>{len(str(rounds))}}/{rounds}  "
-    return f"{place}{accuracy}{train}{traffic}{memory}{record.measured.seconds:.1f} s"
+    return f"{place}{accuracy}{train}{traffic}{memory}{exchanged}{record.measured.seconds:.1f} s"
+
+
+def selection_text(selection: SelectionRecord) -> str:
+    """One line about how the mask was chosen."""
+    candidates = selection.candidates
+    winner = candidates[selection.winner]
+    losses = [loss for candidate in candidates if (loss := finite(candidate.loss)) is not None]
+    mean = number_text(math.fsum(losses) / len(losses) if losses else None, 3)
+    statistics, answered = selection.replies
+    return (
+        f"selection   {len(candidates)} candidate{'s' * (len(candidates) != 1)}, {clean_text(winner.name, _NAME)} wins "
+        f"with loss {number_text(winner.loss, 3)} (mean {mean}; {statistics} and {answered} devices)"
+    )
+
+
+def adjustment_text(adjustment: AdjustmentRecord) -> str:
+    """What a round exchanged in the mask, in a few words.
+
+    >>> adjustment_text(AdjustmentRecord(block=0, exchanged={"conv3.weight": 1200, "conv4.weight": 34}))
+    'exchanged 1,234 weights in conv3, conv4'
+    """
+    names = [clean_text(name.removesuffix(".weight"), _NAME) for name, count in adjustment.exchanged.items() if count]
+    if not names:
+        return "exchanged no weights"
+    shown = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
+    return f"exchanged {adjustment.weights:,} weight{'s' * (adjustment.weights != 1)} in {shown}"
 
 
 _current: ContextVar[Observer | None] = ContextVar("hedgerow_observer", default=None)

@@ -12,18 +12,25 @@ from hedgerow.config import Experiment
 from hedgerow.errors import RunError
 from hedgerow.exchange import Measures
 from hedgerow.ledger import ledger, plan_of
-from hedgerow.pruning import Mask
+from hedgerow.pruning import Mask, Moves
 from hedgerow.server.bench import Bench
 from hedgerow.server.evaluation import Evaluation, evaluate
 from hedgerow.server.rounds import Round
 from hedgerow.server.state import RoundState
-from hedgerow.telemetry import Measured, PhaseBytes, RoundRecord
+from hedgerow.telemetry import Measured, PhaseBytes, RecalibrationRecord, RoundRecord, SelectionRecord
 from hedgerow.telemetry.memory import peak_resident_bytes
 
-__all__ = ["first_record", "mask_churn", "record_of"]
+__all__ = ["first_record", "is_evaluated", "mask_churn", "record_of"]
 
 
-def first_record(state: RoundState, evaluation: Evaluation, *, seconds: float) -> RoundRecord:
+def is_evaluated(experiment: Experiment, *, round: int) -> bool:
+    """Whether the network is evaluated after a round."""
+    return round % experiment.evaluation.every == 0 or round == experiment.rounds
+
+
+def first_record(
+    state: RoundState, evaluation: Evaluation, *, selection: SelectionRecord | None, seconds: float
+) -> RoundRecord:
     """The record of round 0, which is the state before any training."""
     return RoundRecord(
         round=0,
@@ -39,6 +46,7 @@ def first_record(state: RoundState, evaluation: Evaluation, *, seconds: float) -
         bytes_down=0,
         entropy_up=0.0,
         entropy_down=0.0,
+        selection=selection,
         measured=Measured(
             seconds=seconds,
             evaluation_seconds=0.0,
@@ -49,7 +57,14 @@ def first_record(state: RoundState, evaluation: Evaluation, *, seconds: float) -
     )
 
 
-def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: Bench) -> RoundRecord:
+def record_of(
+    played: Round,
+    *,
+    old: RoundState,
+    recalibration: RecalibrationRecord | None,
+    experiment: Experiment,
+    bench: Bench,
+) -> RoundRecord:
     """The record of a round that was played from the state `old`; evaluates the network when it is time to.
 
     Raises:
@@ -57,8 +72,8 @@ def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: 
     """
     state, fold = played.state, played.fold
     began, evaluation = time.perf_counter(), None
-    if state.round % experiment.evaluation.every == 0 or state.round == experiment.rounds:
-        evaluation = evaluate(bench.network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
+    if is_evaluated(experiment, round=state.round):
+        evaluation = evaluate(bench.kept_network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
         if not math.isfinite(evaluation.loss):
             raise RunError(f"round {state.round}: the network's test loss is {evaluation.loss}; lower the step sizes")
     evaluation_seconds = time.perf_counter() - began
@@ -87,8 +102,10 @@ def record_of(played: Round, *, old: RoundState, experiment: Experiment, bench: 
         sections_up=fold.sections(),
         sections_down=played.sections_down,
         updated=sum(count for base, count in played.bases.items() if base > 0),
+        adjustment=played.adjustment,
+        recalibration=recalibration,
         mask_churn=mask_churn(old.mask, state.mask),
-        flip_rate=float(np.mean((state.kept >= 0) != (old.kept >= 0))) if signs else None,
+        flip_rate=_flip_rate(old, state) if signs else None,
         client_flip_rate=sum(fold.flips) / (len(fold.flips) * kept) if fold.flips else None,
         vote_margin=float(np.abs(state.kept).mean(dtype=np.float64)) if signs else None,
         measured=Measured(
@@ -116,6 +133,15 @@ def _computed(experiment: Experiment, bench: Bench, mask: Mask, *, native: bool)
     plan = plan_of(experiment, native=native)
     found = ledger(bench.initial, mask, bench.dataset.input_shape, plan)
     return PhaseBytes(forward=found.forward, backward=found.backward, update=found.update)
+
+
+def _flip_rate(old: RoundState, new: RoundState) -> float:
+    """Fraction of the signs that both masks keep and the round changed."""
+    before, after = old.kept >= 0, new.kept >= 0
+    if new.mask is not old.mask:
+        moves = Moves.between(old.mask, new.mask)
+        before, after = before[moves.stays], after[moves.stayed]
+    return float(np.mean(before != after)) if before.size else 0.0
 
 
 def mask_churn(old: Mask, new: Mask) -> float:

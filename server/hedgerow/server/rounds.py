@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hedgerow.codec import Header
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError, TooFewRepliesError
-from hedgerow.exchange import Exchange
+from hedgerow.exchange import Exchange, growth_of
+from hedgerow.pruning import adjustment_of
 from hedgerow.schedules import step_scale
 from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
 from hedgerow.server.cohort import cohort_of
 from hedgerow.server.fleet import Fleet, Reply, Request
 from hedgerow.server.fold import Fold
+from hedgerow.server.growth import GradientSum, adjusted_state
 from hedgerow.server.history import History, MemoryHistory
 from hedgerow.server.journal import Journal, NoJournal
 from hedgerow.server.outgoing import Outgoing
 from hedgerow.server.progress import Observer
 from hedgerow.server.state import RoundState
-from hedgerow.telemetry import SectionBytes
+from hedgerow.telemetry import AdjustmentRecord, SectionBytes
 
 __all__ = ["Round", "play_round"]
 
@@ -40,6 +42,7 @@ class Round:
         entropy_down: Shannon's bound of what was sent to those that replied or failed, in bytes.
         sections_down: what that was, by kind and codec.
         bases: how many of those were sent what changed since each version; see `Outgoing.bases`.
+        adjustment: what the round exchanged in the mask; None where it was not to.
         seconds: how long it took, without waiting for devices.
     """
 
@@ -49,6 +52,7 @@ class Round:
     entropy_down: float
     sections_down: dict[str, SectionBytes]
     bases: Mapping[int, int]
+    adjustment: AdjustmentRecord | None
     seconds: float
 
 
@@ -96,7 +100,9 @@ def play_round(
         journal.begin(number, cohort)
     else:
         cohort = opened.cohort
-    header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest)
+    adjustment = adjustment_of(number, settings=experiment.adjustment, rounds=experiment.rounds, mask=state.mask)
+    growth = () if adjustment is None else growth_of(adjustment.counts, mask=state.mask)
+    header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest, growth=growth)
     version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
     history = MemoryHistory(most=0) if history is None else history
     outgoing = Outgoing(header, version, exchange=exchange, state=state, history=history)
@@ -107,6 +113,7 @@ def play_round(
         exchange=exchange,
         kept=_aggregator(experiment, state.kept.size),
         floats=FloatMean(state.floats.size),
+        gradients=GradientSum(state.mask, growth) if growth else None,
     )
     observer.asked(round=number, clients=len(cohort))
     for reply, name in journal.replies(number):
@@ -123,9 +130,9 @@ def play_round(
     elif fold.clients != counted:
         raise RunError(f"round {number}: the journal lacks replies that count; delete it to play the round again")
     asked = frozenset(cohort)
-    following = RoundState(
+    following = replace(
+        state,
         round=number,
-        mask=state.mask,
         kept=exchange.representation.following(
             state.kept,
             start=exchange.starts(version)[0],
@@ -138,13 +145,15 @@ def play_round(
         | dict.fromkeys(fold.clients, number),
     )
     answered = sorted(fold.answered)
+    changed, exchanged = adjusted_state(following, adjustment, fold.gradients, representation=exchange.representation)
     return Round(
-        following,
+        changed,
         fold,
         cohort,
         outgoing.entropy(answered),
         outgoing.sections(answered),
         outgoing.bases(answered),
+        exchanged,
         time.monotonic() - began,
     )
 

@@ -11,6 +11,7 @@ from hedgerow.config import Experiment
 from hedgerow.server.app import app
 from hedgerow.server.bench import Bench
 from hedgerow.server.coordinator import is_done, prepare, resumable
+from hedgerow.server.grids.fleet import GridFleet
 from hedgerow.server.grids.local import LocalGrid
 from hedgerow.server.paths import choose_for_clients, require_kernels
 from hedgerow.server.progress import ManyObservers, Observer, observing
@@ -64,23 +65,24 @@ def simulate(
         state=RecordDict(),
         run_config={"experiment": configuration, "out": str(out)},
     )
-    with terminable(), observing(told):
-        # Before there are workers: they would measure too, each at the cost of the others.
+    with (
+        terminable(),
+        observing(told),
+        StateStore(clients) as states,
+        LocalGrid(
+            clients=experiment.fleet.clients,
+            client_app=client_app,
+            run_config={"experiment": configuration},
+            states=states,
+            workers=workers,
+        ) as grid,
+    ):
         with RunFolder(out, experiment) as folder:
-            state = prepare(experiment, bench=bench, folder=folder, observer=told)
+            state = prepare(experiment, bench=bench, fleet=GridFleet(grid), folder=folder, observer=told)
             with resumable(folder):
+                # Before workers train: they would measure too, each at the cost of the others.
                 choose_for_clients(experiment, bench=bench, state=state, folder=folder, observer=told)
-        with (
-            StateStore(clients) as states,
-            LocalGrid(
-                clients=experiment.fleet.clients,
-                client_app=client_app,
-                run_config={"experiment": configuration},
-                states=states,
-                workers=workers,
-            ) as grid,
-            observing(_Started(told)),
-        ):
+        with observing(_Started(told)):
             app(grid, context)
     # Nobody reads the clients' states after the last round.
     for leftover in path.glob(clients.name + "*"):

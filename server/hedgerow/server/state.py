@@ -24,7 +24,8 @@ class RoundState:
         mask: the kept positions.
         kept: (mask.kept,) float32, the representation's state: mean votes θ, or weights.
         floats: (f,) float32, all that is never pruned.
-        held: for each node that has acknowledged a version of this mask, the last one: the number of its round.
+        held: for each node that has acknowledged a version, the last one: the number of its round.
+        since: the first version that is of this mask; who holds it or a later one has the mask.
     """
 
     round: int
@@ -32,7 +33,9 @@ class RoundState:
     kept: Floats
     floats: Floats
     held: Mapping[int, int] = field(default_factory=dict)
+    since: int = 1
 
     def __post_init__(self) -> None:
         assert self.kept.shape == (self.mask.kept,)
         assert self.kept.dtype == self.floats.dtype == np.float32
+        assert 1 <= self.since <= self.round + 1

@@ -8,7 +8,7 @@ from hedgerow.config import Experiment
 from hedgerow.server.guarantee import guarantee
 from hedgerow.server.paths import read_paths
 from hedgerow.telemetry import RoundRecord, read_records
-from hedgerow.units import bytes_text, factor_text, percent_text
+from hedgerow.units import bytes_text, clean_text, factor_text, percent_text
 
 __all__ = ["records_of", "summary"]
 
@@ -22,15 +22,16 @@ def records_of(out: Path, experiment: Experiment) -> list[RoundRecord]:
 def summary(experiment: Experiment, records: list[RoundRecord], path: Path, *, already_done: bool) -> str:
     """What a finished run came to, in a few lines."""
     last = records[-1]
-    up, down = sum(r.bytes_up for r in records), sum(r.bytes_down for r in records)
-    replies = sum(r.replies for r in records)
+    up, down = sum(r.all_bytes_up for r in records), sum(r.all_bytes_down for r in records)
+    trained, replies = sum(r.bytes_up for r in records), sum(r.replies for r in records)
     lines = [
         f"already done: {path}" if already_done else f"done: {path}",
         f"  accuracy        {percent_text(last.accuracy, decimals=2)} on the test samples after {last.round} rounds",
         f"  network         {last.kept:,} kept weights, density {last.density:.4f}",
         f"  bytes           up {bytes_text(up)}, down {bytes_text(down)}, both {bytes_text(up + down)}",
-        f"  uplink          {8 * up / max(replies * last.kept, 1):.2f} bits a kept weight and reply, all included",
+        f"  uplink          {8 * trained / max(replies * last.kept, 1):.2f} bits a kept weight and reply, all included",
     ]
+    lines += [f"  mask            {text}" for text in [_mask(records)] if text]
     told = guarantee(experiment, kept=last.kept, rounds=experiment.rounds)
     lines += [f"  privacy         {text}" for text in told]
     lines += [f"  client memory   {text}" for text in [_memory(records)] if text]
@@ -40,6 +41,23 @@ def summary(experiment: Experiment, records: list[RoundRecord], path: Path, *, a
         f"  report          {path / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def _mask(records: list[RoundRecord]) -> str:
+    selection = next((r.selection for r in records if r.selection is not None), None)
+    adjustments = [r.adjustment for r in records if r.adjustment is not None]
+    parts = []
+    if selection is not None:
+        name = clean_text(selection.candidates[selection.winner].name, 60)
+        parts.append(f"chosen among {_counted(len(selection.candidates), 'candidate')} ({name})")
+    if adjustments:
+        weights = sum(adjustment.weights for adjustment in adjustments)
+        parts.append(f"{_counted(len(adjustments), 'adjustment')} exchanged {_counted(weights, 'weight')}")
+    return ", ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _memory(records: list[RoundRecord]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from hedgerow.activations import Activations, activations
@@ -16,7 +17,7 @@ from hedgerow.exchange import Architecture, Exchange
 from hedgerow.models import build_model
 from hedgerow.pruning import Mask, initial_mask
 from hedgerow.representation import Representation, Signs, Weights
-from hedgerow.seeds import derive_seed
+from hedgerow.seeds import derive_seed, numpy_generator
 from hedgerow.sparse import KeptNetwork, PathChoice, choose_paths
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "model_of",
     "network_of",
     "parts_of",
+    "public_indices",
     "representation_of",
 ]
 
@@ -44,26 +46,52 @@ def dataset_of(experiment: Experiment) -> Dataset:
 def parts_of(experiment: Experiment, dataset: Dataset) -> list[Indices]:
     """For each client of a simulation the sorted indices of its training samples, (n,) int64.
 
+    The public samples are taken out of parts that are otherwise as they would be without.
+
     Raises:
-        DataError: a client would have no sample.
+        DataError: a client would have no sample, or there are not so many public ones.
     """
-    data = experiment.data
+    data, public = experiment.data, public_indices(experiment, dataset)
     rules: dict[str, Partition] = {
         "iid": Iid(),
         "dirichlet": Dirichlet(alpha=data.alpha, min_samples=data.min_samples),
         "shards": Shards(per_client=data.shards),
     }
     seed = derive_seed(experiment.seed, "partition")
-    return partition(dataset.train.labels, experiment.fleet.clients, rule=rules[data.partition], seed=seed)
+    parts = partition(dataset.train.labels, experiment.fleet.clients, rule=rules[data.partition], seed=seed)
+    parts = [np.setdiff1d(part, public, assume_unique=True) for part in parts]
+    for client, part in enumerate(parts):
+        if not len(part):
+            raise DataError(
+                f"client {client} would have no sample left beside the {len(public)} public ones; lower "
+                "selection.public_samples, or use fewer clients"
+            )
+    return parts
 
 
-def model_of(experiment: Experiment, dataset: Dataset, *, hollow: bool = False) -> nn.Module:
+def public_indices(experiment: Experiment, dataset: Dataset) -> Indices:
+    """The sorted indices of the training samples that the coordinator has for itself, (n,) int64; often none.
+
+    Raises:
+        DataError: there are not so many training samples.
+    """
+    public, samples = experiment.selection.public_samples, len(dataset.train)
+    if public > samples:
+        raise DataError(
+            f"selection.public_samples is {public}, but {dataset.name} has only {samples} training samples; lower it"
+        )
+    chosen = numpy_generator(experiment.seed, "public").choice(samples, size=public, replace=False)
+    return np.sort(chosen).astype(np.int64)
+
+
+def model_of(experiment: Experiment, dataset: Dataset, *, hollow: bool = False, draw: int = 0) -> nn.Module:
     """The dense network at initialization; the same on every machine that has the same torch.
 
     Args:
         experiment: names it.
         dataset: gives the shape of its input and the number of its outputs.
         hollow: without its weights, where that can be (see `build_model`); for clients, which are sent what they train.
+        draw: 0: the run's own weights; k: the k-th other draw of them.
 
     Raises:
         ModelError: it cannot be built or does not fit the data.
@@ -77,7 +105,7 @@ def model_of(experiment: Experiment, dataset: Dataset, *, hollow: bool = False) 
         input_shape=dataset.input_shape,
         classes=dataset.classes,
         norm=model.norm,
-        seed=derive_seed(experiment.seed, "model"),
+        seed=derive_seed(experiment.seed, "model", *([draw] if draw else [])),
         hollow=hollow,
     )
 

@@ -92,9 +92,9 @@ def read_mask_delta(sections: Sections, old: Bits) -> Bits:
     return decode_mask_delta(expected(sections, pb.KIND_MASK_DELTA, old.size).coded, old)
 
 
-def top_k_section(positions: Positions, values: Floats, *, support: int) -> Section:
+def top_k_section(positions: Positions, values: Floats, *, support: int, codec: pb.Codec = pb.CODEC_FLOAT32) -> Section:
     """Values of some of the `support` pruned positions, (k,) each, where nothing is sent of the others."""
-    return Section.of(pb.KIND_TOP_K, encode_top_k(positions, values, support=support), count=support)
+    return Section.of(pb.KIND_TOP_K, encode_top_k(positions, values, support=support, codec=codec), count=support)
 
 
 def read_top_k(sections: Sections, support: int, *, most: int) -> tuple[Positions, Floats]:

@@ -8,6 +8,7 @@ from hedgerow.config.load import (
     recipe_named,
     recipe_names,
 )
+from hedgerow.config.pool import PoolEntry
 from hedgerow.config.schema import (
     AdjustmentSettings,
     AggregationSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "Experiment",
     "FleetSettings",
     "ModelSettings",
+    "PoolEntry",
     "PrivacySettings",
     "PruningSettings",
     "Recipe",

@@ -10,7 +10,9 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hedgerow.config.pool import PoolEntry
 
 __all__ = [
     "AdjustmentSettings",
@@ -98,7 +100,8 @@ class SelectionSettings(_Settings):
 
     candidates: Annotated[int, Field(ge=0, le=64)] = 0
     """How many masks there are to choose from; 0: none, the mask is that of [pruning]."""
-    pool: tuple[str, ...] = (
+    # Not strict, as TOML has lists only.
+    pool: Annotated[tuple[str, ...], Field(strict=False)] = (
         "synflow/global",
         "random/erk",
         "lamp/global",
@@ -124,6 +127,34 @@ class SelectionSettings(_Settings):
     """Steps that a device trains each candidate on others of its samples before it says the loss. 0: none, as in the
     paper; the loss of an untrained network says little."""
 
+    @property
+    def entries(self) -> tuple[PoolEntry, ...]:
+        """What `pool` says."""
+        return tuple(map(PoolEntry.of, self.pool))
+
+    @field_validator("pool")
+    @classmethod
+    def _pool_can_be_made(cls, pool: tuple[str, ...]) -> tuple[str, ...]:
+        if not pool:
+            raise ValueError("selection.pool is empty; name one way to make a mask at least, such as 'random/erk'")
+        for text in pool:
+            PoolEntry.of(text)
+        return pool
+
+    @model_validator(mode="after")
+    def _public_samples_have_a_use(self) -> SelectionSettings:
+        if self.public_samples and not self.candidates:
+            raise ValueError(
+                f"selection.public_samples is {self.public_samples}, but selection.candidates is 0, so nothing is made "
+                "of them; set both"
+            )
+        if self.public_samples and self.candidates > 1 and not self.jitter:
+            raise ValueError(
+                "selection.jitter is 0, but with selection.public_samples it alone tells candidates apart; set it "
+                "above 0"
+            )
+        return self
+
 
 class AdjustmentSettings(_Settings):
     """Pruning and growing while training: in some rounds the same number of weights goes and comes in a tensor."""
@@ -139,7 +170,12 @@ class AdjustmentSettings(_Settings):
     """Blocks that the tensors are divided into. Each adjustment is of one of them, from the output to the input and
     then again; with 1 of all tensors."""
     batch_size: Annotated[int, Field(ge=2)] | None = None
-    """Samples whose gradient tells a device what to grow; `training.batch_size` when absent."""
+    """Samples whose gradient tells a device what to grow; when absent as many as go through the network at once in
+    training."""
+
+    def last(self, rounds: int) -> int:
+        """The last round that may adjust, of a run of so many."""
+        return rounds // 2 if self.until is None else self.until
 
 
 class SignSettings(_Settings):
@@ -284,7 +320,7 @@ class EvaluationSettings(_Settings):
 
     every: Count = 1
     """Evaluate each so many rounds; the last round always is."""
-    batch_size: Count = 500
+    batch_size: Count = 64
     recalibrate: bool = False
     """Ask the round's clients for the batch-norm statistics of the network before it is evaluated; it keeps them."""
     fraction: UnitPositive = 0.1
@@ -326,6 +362,49 @@ class Experiment(_Settings):
             raise ValueError(
                 f"signs.abstain is {self.signs.abstain}, but only drifts can abstain; set it to 0, or "
                 f'aggregation.signs to "drift" instead of {self.aggregation.signs!r}'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> Experiment:
+        if self.selection.candidates and self.pruning.density == 1:
+            raise ValueError(
+                f"selection.candidates is {self.selection.candidates}, but with pruning.density 1 all masks are one; "
+                "set it to 0, or prune"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adjustments_can_be_made(self) -> Experiment:
+        every, last = self.adjustment.every, self.adjustment.last(self.rounds)
+        if every and self.pruning.density == 1:
+            raise ValueError(
+                f"adjustment.every is {every}, but with pruning.density 1 no weight is pruned that could grow; set it "
+                "to 0, or prune"
+            )
+        if every > last:
+            raise ValueError(
+                f"adjustment.every is {every}, but round {last} is the last that may adjust, so none does; set every "
+                f"to {last} or less, or until to {every} or more"
+            )
+        if every and (self.privacy.noise or self.privacy.vote_epsilon is not None):
+            raise ValueError(
+                f"adjustment.every is {every}, but the gradients that it asks for are sent without noise, which would "
+                "break what privacy.noise and privacy.vote_epsilon promise; set it to 0, or do without those"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_covers_what_is_said(self) -> Experiment:
+        noisy = self.privacy.vote_epsilon is not None or self.privacy.noise > 0
+        asking = {
+            "selection.candidates": self.selection.candidates > 0,
+            "evaluation.recalibrate": self.evaluation.recalibrate,
+        }
+        for name in [name for name, asks in asking.items() if asks and noisy]:
+            raise ValueError(
+                f"{name} makes devices say statistics of their samples without noise, which would break what "
+                "privacy.noise and privacy.vote_epsilon promise; leave it out, or do without those"
             )
         return self
 

@@ -1,7 +1,36 @@
 """What coordinator and clients say to each other about a network: versions, and replies to them."""
 
 from hedgerow.exchange.architecture import Architecture
+from hedgerow.exchange.growth import asked_counts, growth_entropy, growth_of, growth_section, read_growth
 from hedgerow.exchange.measures import Measures
+from hedgerow.exchange.statistics import (
+    LARGEST_LOSS,
+    LARGEST_STATISTIC,
+    losses_section,
+    read_losses,
+    read_samples,
+    read_statistics,
+    samples_section,
+    statistics_section,
+)
 from hedgerow.exchange.version import Exchange, Version
 
-__all__ = ["Architecture", "Exchange", "Measures", "Version"]
+__all__ = [
+    "LARGEST_LOSS",
+    "LARGEST_STATISTIC",
+    "Architecture",
+    "Exchange",
+    "Measures",
+    "Version",
+    "asked_counts",
+    "growth_entropy",
+    "growth_of",
+    "growth_section",
+    "losses_section",
+    "read_growth",
+    "read_losses",
+    "read_samples",
+    "read_statistics",
+    "samples_section",
+    "statistics_section",
+]

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hedgerow.codec import Floats, Section, Sections
+from hedgerow.codec import (
+    Floats,
+    Section,
+    Sections,
+    mask_delta_section,
+    mask_section,
+    plain_mask_section,
+    read_mask,
+    read_mask_delta,
+)
 from hedgerow.config import Experiment, PrivacySettings, WireSettings
 from hedgerow.errors import PayloadError
 from hedgerow.exchange.architecture import Architecture
 from hedgerow.privacy import Draw
+from hedgerow.pruning import Mask
+from hedgerow.pruning.moves import Moves
 from hedgerow.representation import Heard, Published, Representation, Said, Values
 from hedgerow.v1 import payload_pb2 as pb
 
@@ -61,7 +72,10 @@ class Exchange:
 
     @property
     def remembers(self) -> bool:
-        """Whether a version can be told as what changed since an older one, so that both ends remember some."""
+        """Whether a version can be told as what changed since an older one, so that both ends remember some.
+
+        A mask can be told so wherever coding is not plain: a device always has its last one.
+        """
         wanted = self.floats.wire.history > 0 and not self.plain
         return wanted and (self.representation.has_deltas or self.floats.has_deltas)
 
@@ -94,6 +108,39 @@ class Exchange:
         groups = self.architecture.float_groups
         kept = self.representation.decode(sections, base=before[0], layers=layers)
         return Version(round, mask_digest, kept, self.floats.decode(sections, base=before[1], groups=groups))
+
+    def carried(self, version: Version, moves: Moves, *, mask_digest: bytes) -> Version:
+        """A version of an old mask as one that a version of a new mask can be coded against, the same at both ends.
+
+        Args:
+            version: of the old mask.
+            moves: from the old mask to the new one.
+            mask_digest: that of the new one.
+        """
+        kept = moves.carried(version.kept, grown=self.representation.filler())
+        return replace(version, mask_digest=mask_digest, kept=kept)
+
+    def encode_mask(self, mask: Mask, *, base: Mask | None = None) -> Section:
+        """A mask; for a reader who holds `base`, unless coding is plain, what it gains and loses against that one."""
+        if base is not None:
+            assert not self.plain, "nothing is told as a change"
+            return mask_delta_section(mask.flat(), base.flat())
+        if self.plain:
+            return plain_mask_section(mask.flat())
+        return mask_section(mask.flat(), shapes=list(self.architecture.prunable.values()))
+
+    def decode_mask(self, sections: Sections, *, base: Mask | None = None) -> Mask:
+        """Inverse of `encode_mask`: from the whole mask, or with `base` from what changed.
+
+        Raises:
+            PayloadError: the section is missing, damaged, or of another size.
+        """
+        shapes = self.architecture.prunable
+        if base is None:
+            bits = read_mask(sections, self.architecture.weights, shapes=list(shapes.values()))
+        else:
+            bits = read_mask_delta(sections, base.flat())
+        return Mask.unpack(np.packbits(bits).tobytes(), shapes)
 
     def reply(
         self,

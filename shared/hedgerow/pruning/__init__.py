@@ -7,27 +7,38 @@
 237
 """
 
-from hedgerow.pruning.density import erk, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.adjustment import Adjustment, Gradients, adjusted, adjustment_of, blocks_of
+from hedgerow.pruning.density import erk, jittered, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.moves import Moves
+from hedgerow.pruning.pool import Origin, candidate_mask, origins
 from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
 from hedgerow.pruning.synflow import synflow, synflow_scores
 
 __all__ = [
+    "Adjustment",
     "DensityRuleName",
+    "Gradients",
     "Mask",
     "Moves",
+    "Origin",
     "Saliency",
     "SaliencyName",
+    "adjusted",
+    "adjustment_of",
+    "blocks_of",
+    "candidate_mask",
     "erk",
     "initial_mask",
+    "jittered",
     "keep_top",
     "keep_top_global",
     "kept_count",
     "lamp",
     "magnitude",
+    "origins",
     "prunable_tensors",
     "random",
     "synflow",

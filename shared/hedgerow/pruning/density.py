@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import floor, prod
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,17 @@ import torch
 from hedgerow.errors import PruningError
 from hedgerow.pruning.mask import Mask
 
-__all__ = ["erk", "keep_top", "keep_top_global", "kept_count", "uniform"]
+__all__ = ["LayerRule", "erk", "jittered", "keep_top", "keep_top_global", "kept_count", "uniform"]
 
 Shapes = Mapping[str, Sequence[int]]
+
+
+class LayerRule(Protocol):
+    """Shapes and an overall density → how many weights each layer keeps, which add up to ``round(density * N)``."""
+
+    def __call__(self, shapes: Shapes, /, *, density: float) -> dict[str, int]:
+        """Count for every layer."""
+        ...
 
 
 def kept_count(density: float, *, size: int, layers: int) -> int:
@@ -71,6 +80,36 @@ def erk(shapes: Shapes, *, density: float) -> dict[str, int]:
     sizes = [prod(shape) for shape in shapes.values()]
     kept = kept_count(density, size=sum(sizes), layers=len(sizes))
     return dict(zip(shapes, _apportion([float(sum(shape)) for shape in shapes.values()], sizes, kept), strict=True))
+
+
+def jittered(
+    counts: Mapping[str, int], shapes: Shapes, *, jitter: float, generator: np.random.Generator
+) -> dict[str, int]:
+    """Each count times 1 + U(-jitter, jitter), all scaled by one factor so that their sum stays the same.
+
+    Each layer keeps at least one weight and at most all that it has. Source: Huang et al. 2023, arXiv 2212.01977, who
+    draw again until the sum is within 2 %; scaled, it is exact at the first draw.
+
+    Args:
+        counts: weights that each layer keeps, all at least 1.
+        shapes: of the same layers.
+        jitter: in [0, 1).
+        generator: gives one number a layer, in order.
+
+    Raises:
+        PruningError: the layers differ, a count does not fit its layer, or `jitter` is out of range.
+    """
+    sizes = [prod(shape) for shape in shapes.values()]
+    if list(counts) != list(shapes):
+        raise PruningError(f"counts are for {list(counts)} but shapes for {list(shapes)}: pass the same layers")
+    if not 0 <= jitter < 1:
+        raise PruningError(f"jitter is {jitter:g}, but it must be at least 0 and below 1")
+    for (name, count), size in zip(counts.items(), sizes, strict=True):
+        if not 1 <= count <= size:
+            raise PruningError(f"{name!r} cannot keep {count} of {size} weights: choose a count in between")
+    factors = 1 + generator.uniform(-jitter, jitter, size=len(sizes))
+    shares = [count * float(factor) for count, factor in zip(counts.values(), factors, strict=True)]
+    return dict(zip(shapes, _apportion(shares, sizes, sum(counts.values())), strict=True))
 
 
 def _apportion(shares: list[float], sizes: list[int], total: int) -> list[int]:

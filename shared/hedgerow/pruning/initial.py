@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from hedgerow.errors import PruningError
-from hedgerow.pruning.density import erk, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.density import LayerRule, erk, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
@@ -19,7 +19,11 @@ __all__ = ["DensityRuleName", "SaliencyName", "initial_mask"]
 SaliencyName = Literal["synflow", "magnitude", "random", "lamp"]
 DensityRuleName = Literal["global", "uniform", "erk"]
 
-_SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude, "random": random, "lamp": lamp}
+SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude, "random": random, "lamp": lamp}
+"""Those that look at the weights alone."""
+
+LAYER_RULES: dict[str, LayerRule] = {"uniform": uniform, "erk": erk}
+"""Those that fix how many weights each layer keeps."""
 
 
 def initial_mask(
@@ -55,7 +59,7 @@ def initial_mask(
         return dense
     if saliency == "synflow":
         return synflow(model, input_shape, density=density, iterations=iterations, progress=progress)
-    scores = _SALIENCIES[saliency](model, seed=seed)
+    scores = SALIENCIES[saliency](model, seed=seed)
     if rule == "global":
         return keep_top_global(scores, kept)
-    return keep_top(scores, {"uniform": uniform, "erk": erk}[rule](shapes, density=density))
+    return keep_top(scores, LAYER_RULES[rule](shapes, density=density))

@@ -72,6 +72,21 @@ class Representation(ABC):
     def publish(self, state: Floats) -> Published:
         """What a version says of a state."""
 
+    def filler(self) -> Published:
+        """(1,) what stands for a weight that just grew, where a base is carried to a new mask; the same at both ends.
+
+        It is what `publish` says of 0, whatever the weight grows to, which a device may not know.
+        """
+        return self.publish(np.zeros(1, dtype=np.float32))
+
+    @abstractmethod
+    def drop_scores(self, state: Floats) -> Floats:
+        """(kept,) float32, at least 0: how much each kept weight matters; the smallest are pruned first."""
+
+    @abstractmethod
+    def grown(self, gradients: Floats) -> Floats:
+        """The state of weights that grow, (k,) float32, from the mean gradients at their positions, (k,)."""
+
     @abstractmethod
     def start(self, published: Published) -> Floats:
         """(kept,) float32, what every client's training starts from."""

@@ -78,6 +78,16 @@ class Signs(Representation):
             return (state >= 0).astype(np.uint8)
         return quantised(state, levels=self.aggregation.levels)
 
+    def drop_scores(self, state: Floats) -> Floats:
+        """|θ|: how sure the clients are of a sign."""
+        scores: Floats = np.abs(state)
+        return scores
+
+    def grown(self, gradients: Floats) -> Floats:
+        """θ = -sign(g) · initial_vote: the sign that lowers the loss, as easy to flip as those at initialization."""
+        grown: Floats = np.float32(self.settings.initial_vote) * -np.sign(gradients)
+        return grown.astype(np.float32)
+
     def start(self, published: Published) -> Floats:
         """The θ that levels stand for; ±initial_vote for signs."""
         if self.aggregation.signs == "vote":

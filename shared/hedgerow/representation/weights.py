@@ -43,6 +43,15 @@ class Weights(Representation):
         """The values in the precision of `wire.down`."""
         return self._values.publish(state)
 
+    def drop_scores(self, state: Floats) -> Floats:
+        """|w|, as RigL has it (Evci et al. 2020, arXiv 1911.11134)."""
+        scores: Floats = np.abs(state)
+        return scores
+
+    def grown(self, gradients: Floats) -> Floats:
+        """0: what grows changes nothing before it is trained."""
+        return np.zeros(gradients.shape, dtype=np.float32)
+
     def start(self, published: Published) -> Floats:
         """Those values."""
         return self._values.start(published)

@@ -1,5 +1,6 @@
 """Networks that store their kept weights only, and compute with nothing else where that is faster."""
 
+from hedgerow.sparse.growth import TopK, largest_gradients
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 from hedgerow.sparse.network import (
     KeptNetwork,
@@ -26,11 +27,13 @@ __all__ = [
     "SparseLayer",
     "SparseLinear",
     "SparseOther",
+    "TopK",
     "cache_folder",
     "choose_paths",
     "float_names",
     "float_tensors",
     "gather_kept",
+    "largest_gradients",
     "read_vector",
     "scatter_kept",
     "sparsify",

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from hedgerow.errors import FailureKind
 from hedgerow.telemetry.http import serve_http
-from hedgerow.telemetry.records import RoundRecord, SectionBytes
+from hedgerow.telemetry.records import RoundRecord, SectionBytes, SelectionRecord
+from hedgerow.units import clean_text
 from hedgerow.wire.transfers import Damage
 
 __all__ = ["FAILURES", "RUN_STATES", "SECTIONS", "FleetMetrics", "RunMetrics", "serve_metrics"]
@@ -30,12 +31,14 @@ SECTIONS = tuple(
     f"{kind}/{codec}"
     for kind, codecs in {
         "mask": ("bits", "gaps_zstd", "mask_rans"),
+        "mask_delta": _BITS,
         "signs": _BITS,
         "flips": (*_BITS, "symbols_rans"),
         "drift": ("symbols_rans", "bytes_zstd"),
         "votes": ("symbols_rans", "bytes_zstd"),
         "weights": (*_UP, *_DOWN),
         "floats": (*_UP, *_DOWN),
+        "top_k": ("float32", "float16", "bfloat16"),
         "counts": ("float32",),
     }.items()
     for codec in codecs
@@ -48,6 +51,8 @@ RUN_STATES = ("waiting", "pruning", "training", "finished", "failed")
 _OTHER = "other"
 _DIRECTIONS = ("up", "down")
 _PHASES = ("forward", "backward", "update")
+_CANDIDATES = 64
+_NAME = 100  # letters of a candidate's name, which is from the configuration
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
@@ -83,6 +88,20 @@ class RunMetrics:
         self._layers = Gauge("hedgerow_layer_density_ratio", "Kept fraction of a layer.", ["layer"], registry=of)
         self._kept = self._unknown("hedgerow_kept_weights", "Number of kept weights.")
         self._churn = self._unknown("hedgerow_mask_churn_ratio", "Kept weights that the last round exchanged.")
+        self._candidates = Gauge(
+            "hedgerow_candidate_loss_nats",
+            "Loss on the devices of a candidate for the first mask; candidates are counted from 1.",
+            ["candidate", "name"],
+            registry=of,
+        )
+        self._selected = self._unknown("hedgerow_candidate_selected", "The candidate that was chosen, counted from 1.")
+        self._adjustments = Counter("hedgerow_adjustments_total", "Rounds that exchanged weights.", registry=of)
+        self._exchanged = Counter(
+            "hedgerow_exchanged_weights_total", "Weights that were pruned while as many others grew.", registry=of
+        )
+        self._recalibrations = Counter(
+            "hedgerow_recalibrations_total", "Times that devices measured the statistics of batch-norm.", registry=of
+        )
         self._flips = self._unknown("hedgerow_sign_flip_ratio", "Signs that the last round changed.")
         self._peak = self._unknown("hedgerow_client_peak_memory_bytes", "Largest measured peak in the last cohort.")
         self._phases = Gauge(
@@ -156,6 +175,8 @@ class RunMetrics:
         self._churn.set(record.mask_churn)
         for layer, density in record.layer_density.items():
             self._layers.labels(layer).set(density)
+        if record.selection is not None:
+            self._select(record.selection)
 
     def observe(self, record: RoundRecord) -> None:
         """Takes in a finished round."""
@@ -164,19 +185,35 @@ class RunMetrics:
         self._last.set(time.time())
         self._duration.observe(record.measured.seconds)
         self._replies.labels("folded").inc(record.replies)
-        self._replies.labels("failed").inc(len(record.failures))
-        for failure in record.failures:
+        failures = record.failures
+        if record.selection is not None:
+            self._replies.labels("folded").inc(sum(record.selection.replies))
+            failures += record.selection.failures
+        self._replies.labels("failed").inc(len(failures))
+        for failure in failures:
             _labelled(self._failed, failure.kind, FAILURES).inc()
+        if record.adjustment is not None:
+            self._adjustments.inc()
+            _add(self._exchanged, record.adjustment.weights)
+        if record.recalibration is not None:
+            self._recalibrations.inc()
+            self._replies.labels("folded").inc(record.recalibration.replies)
         self._late.inc(record.late)
         self._updates.labels("delta").inc(record.updated)
         self._updates.labels("whole").inc(record.cohort - record.late - record.updated)
         for direction, length, bound, sections in (
-            ("up", record.bytes_up, record.entropy_up, record.sections_up),
-            ("down", record.bytes_down, record.entropy_down, record.sections_down),
+            ("up", record.all_bytes_up, record.all_entropy_up, record.sections_up),
+            ("down", record.all_bytes_down, record.all_entropy_down, record.sections_down),
         ):
             _add(self._bytes.labels(direction), length)
             _add(self._entropy.labels(direction), bound)
             self._add_sections(direction, sections)
+
+    def _select(self, selection: SelectionRecord) -> None:
+        self._selected.set(selection.winner + 1)
+        for place, candidate in enumerate(selection.candidates[:_CANDIDATES], start=1):
+            loss = math.nan if candidate.loss is None else candidate.loss
+            self._candidates.labels(str(place), clean_text(candidate.name, _NAME)).set(loss)
 
     def _add_sections(self, direction: str, sections: Mapping[str, SectionBytes]) -> None:
         for name, size in sections.items():

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hedgerow.errors import FailureKind
 
-__all__ = ["Failure", "Measured", "PhaseBytes", "RoundRecord", "SectionBytes", "read_records"]
+__all__ = [
+    "AdjustmentRecord",
+    "CandidateRecord",
+    "Failure",
+    "Measured",
+    "PhaseBytes",
+    "RecalibrationRecord",
+    "RoundRecord",
+    "SectionBytes",
+    "SelectionRecord",
+    "read_records",
+]
 
 
 class _Record(BaseModel):
@@ -76,6 +88,65 @@ class Measured(_Record):
     """Peak resident memory of the coordinator's process so far, in bytes."""
 
 
+class CandidateRecord(_Record):
+    """One pruned network of the pool that the first mask was chosen from."""
+
+    name: str
+    """As the configuration says how it was pruned, such as `synflow/global`."""
+    loss: float | None
+    """Mean cross-entropy on the devices' samples, weighted by their numbers, in nats; None where it is not finite."""
+    kept: int
+    """Number of kept weights."""
+    layer_density: dict[str, float]
+    """Kept fraction of each prunable tensor, by name."""
+
+
+class SelectionRecord(_Record):
+    """How the devices chose the mask that training begins with."""
+
+    candidates: tuple[CandidateRecord, ...] = Field(min_length=1)
+    winner: int
+    """Place of the chosen one in `candidates`, from 0."""
+    replies: tuple[int, int]
+    """Devices whose statistics were pooled, and devices whose losses were."""
+    failures: tuple[Failure, ...] = ()
+    bytes_up: int
+    """Length of all messages from clients in both steps, as encoded, envelope included."""
+    bytes_down: int
+    """Length of all messages to clients in both steps, as encoded, envelope included."""
+
+    @model_validator(mode="after")
+    def _check_winner(self) -> Self:
+        if not 0 <= self.winner < len(self.candidates):
+            raise ValueError("the winner has to be one of the candidates")
+        return self
+
+
+class AdjustmentRecord(_Record):
+    """An exchange of weights at the end of a round: the least important were pruned, as many others grew."""
+
+    block: int
+    """0 holds the output of the network, the last the input."""
+    exchanged: dict[str, int]
+    """Number of weights that were pruned, and as many that grew, by tensor."""
+
+    @property
+    def weights(self) -> int:
+        """Number of weights that were pruned in all tensors; as many grew."""
+        return sum(self.exchanged.values())
+
+
+class RecalibrationRecord(_Record):
+    """Devices measured the statistics of batch-norm layers anew before an evaluation."""
+
+    replies: int
+    """Devices whose statistics were pooled."""
+    bytes_up: int
+    """Length of all messages from clients, as encoded, envelope included."""
+    bytes_down: int
+    """Length of all messages to clients, as encoded, envelope included."""
+
+
 class RoundRecord(_Record):
     """One round. Round 0 is the state before any training."""
 
@@ -124,7 +195,36 @@ class RoundRecord(_Record):
     do not tell."""
     vote_margin: float | None = None
     """Mean of \\|θ\\| over the kept weights: 0 = undecided, 1 = as sure as can be; None without signs."""
+    selection: SelectionRecord | None = None
+    """How the mask was chosen; only round 0 can have it. Its bytes and replies are not among those of the round."""
+    adjustment: AdjustmentRecord | None = None
+    """What this round exchanged in the mask; None in rounds that exchange nothing."""
+    recalibration: RecalibrationRecord | None = None
+    """What it took to renew the statistics before this round's evaluation; not among the round's own bytes."""
     measured: Measured
+
+    @property
+    def all_bytes_up(self) -> int:
+        """`bytes_up`, with those of the selection and of the recalibration."""
+        return self.bytes_up + sum(step.bytes_up for step in self._beside())
+
+    @property
+    def all_bytes_down(self) -> int:
+        """`bytes_down`, with those of the selection and of the recalibration."""
+        return self.bytes_down + sum(step.bytes_down for step in self._beside())
+
+    @property
+    def all_entropy_up(self) -> float:
+        """`entropy_up`, with the bytes of selection and recalibration, which have no bound of their own."""
+        return self.entropy_up + self.all_bytes_up - self.bytes_up
+
+    @property
+    def all_entropy_down(self) -> float:
+        """`entropy_down`, with the bytes of selection and recalibration, which have no bound of their own."""
+        return self.entropy_down + self.all_bytes_down - self.bytes_down
+
+    def _beside(self) -> list[SelectionRecord | RecalibrationRecord]:
+        return [step for step in (self.selection, self.recalibration) if step is not None]
 
 
 def read_records(path: Path) -> list[RoundRecord]:

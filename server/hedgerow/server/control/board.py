@@ -12,7 +12,7 @@ from pathlib import Path
 from hedgerow.errors import InterruptedRunError
 from hedgerow.server.control.watcher import Watcher
 from hedgerow.server.grids.remote.view import FleetObserver
-from hedgerow.server.progress import Observer, round_text
+from hedgerow.server.progress import Observer, round_text, selection_text
 from hedgerow.telemetry import RoundRecord, read_records
 from hedgerow.telemetry.http import Health
 from hedgerow.units import clean_text
@@ -121,6 +121,12 @@ class StatusBoard(Observer, FleetObserver):
         with self._changed(f"makes the initial mask in {steps} steps" if step == 1 else ""):
             self._enter(fleet_pb2.STATE_PRUNING)
 
+    def selecting(self, step: str, clients: int) -> None:
+        """The requests of a step of the selection among masks went out."""
+        with self._changed(f"asks {clients} devices for {step} of the candidates") as status:
+            self._enter(fleet_pb2.STATE_PRUNING)
+            status.asked, status.replied = clients, 0
+
     def waiting(self, *, attached: int, needed: int) -> None:
         """Too few devices are there to go on."""
         with self._changed() as status:
@@ -150,9 +156,13 @@ class StatusBoard(Observer, FleetObserver):
         with self._changed() as status:
             status.rounds = rounds
             status.asked = status.replied = 0
-            status.bytes_up += record.bytes_up
-            status.bytes_down += record.bytes_down
+            status.bytes_up += record.all_bytes_up
+            status.bytes_down += record.all_bytes_down
             _show(status, record)
+            if record.selection is not None:
+                for failure in record.selection.failures:
+                    self._publish(f"selection: {_name(failure.client)} failed: {clean_text(failure.reason)}")
+                self._publish(selection_text(record.selection))
             for failure in record.failures:
                 self._publish(f"round {record.round}: {_name(failure.client)} failed: {clean_text(failure.reason)}")
             self._publish(round_text(record, rounds=rounds))

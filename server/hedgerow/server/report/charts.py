@@ -1,8 +1,8 @@
-"""The two kinds of chart of a report, lines over rounds and horizontal bars, as inline SVG."""
+"""The common kinds of chart of a report, lines over rounds and horizontal bars, as inline SVG."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from hedgerow.server.report.svg import INK, MUTED, PAPER, SERIES, drawing, inline_svg
 from hedgerow.units import tick_text
 
-__all__ = ["Bar", "Line", "bar_chart", "line_chart"]
+__all__ = ["Bar", "Line", "bar_chart", "empty_axes", "line_chart", "log_axis", "round_axis", "short_label"]
 
 _WIDTH = 5.0  # inches; narrow, so that letters stay legible when a phone scales the picture down
 _HEIGHT = 2.7
@@ -62,7 +62,7 @@ def line_chart(
         top: The largest value that makes sense (1 for a fraction); the axis stops there.
     """
     with drawing():
-        figure, axes = _empty(_HEIGHT)
+        figure, axes = empty_axes(_HEIGHT)
         for line in lines:
             _draw(axes, line)
         values = [value for line in lines for value in line.y]
@@ -70,16 +70,11 @@ def line_chart(
             axes.set_ylim(bottom=0, top=None if max(values) > 0 else 1)
         if top is not None and axes.get_ylim()[1] > top >= max(values):
             axes.set_ylim(top=top)
-        rounds = sorted({x for line in lines for x in line.x})
-        if len(rounds) == 1:
-            axes.set_xticks(rounds)  # else the axis would count in hundredths of a round
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+        round_axis(axes, {x for line in lines for x in line.x})
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
         if zero and _spread(lines):
-            _log_axis(axes, values)
+            log_axis(axes, values)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(tick(value))))
-        axes.set_xlabel("Round")
         axes.grid(axis="y")
         return inline_svg(figure, name)
 
@@ -87,7 +82,7 @@ def line_chart(
 def bar_chart(name: str, bars: Sequence[Bar], *, mark: float | None = None) -> str:
     """Horizontal bars from zero, the first on top, as an inline SVG; `mark` is a dashed vertical line."""
     with drawing():
-        figure, axes = _empty(max(_HEIGHT, 0.35 + 0.27 * len(bars)))
+        figure, axes = empty_axes(max(_HEIGHT, 0.35 + 0.27 * len(bars)))
         places = range(len(bars))
         axes.barh(places, [bar.value for bar in bars], height=0.62, color=SERIES[0])
         for place, bar in zip(places, bars, strict=True):
@@ -102,7 +97,7 @@ def bar_chart(name: str, bars: Sequence[Bar], *, mark: float | None = None) -> s
             )
         if mark is not None:
             axes.axvline(mark, color=SERIES[1], linewidth=1.4, linestyle=(0, (4, 3)), zorder=0.5)
-        axes.set_yticks(places, [_short(bar.label) for bar in bars])
+        axes.set_yticks(places, [short_label(bar.label) for bar in bars])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.set_xlim(0, 1.2 * max([bar.value for bar in bars] + [mark or 0.0]) or 1.0)
         axes.set_xticks([])
@@ -111,13 +106,23 @@ def bar_chart(name: str, bars: Sequence[Bar], *, mark: float | None = None) -> s
         return inline_svg(figure, name)
 
 
-def _empty(height: float) -> tuple[Figure, Axes]:
+def empty_axes(height: float) -> tuple[Figure, Axes]:
+    """A figure of the pages' width and `height` inches, with nothing but a line below."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(left=False, bottom=False, pad=5)
     return figure, axes
+
+
+def round_axis(axes: Axes, rounds: Collection[int]) -> None:
+    """Makes the x axis one of rounds."""
+    if len(rounds) == 1:
+        axes.set_xticks(sorted(rounds))  # else the axis would count in hundredths of a round
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("Round")
 
 
 def _draw(axes: Axes, line: Line) -> None:
@@ -155,7 +160,8 @@ def _spread(lines: Sequence[Line]) -> bool:
     return min(ends) > 0 and max(ends) >= 20 * min(ends)
 
 
-def _log_axis(axes: Axes, values: Sequence[float]) -> None:
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Makes the y axis logarithmic, for values of which at least one is positive."""
     positive = [value for value in values if value > 0]
     axes.set_yscale("log", nonpositive="mask")
     axes.set_ylim(min(positive) / 1.3, max(positive) * 1.3)
@@ -165,9 +171,9 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylabel("log scale", color=MUTED, fontsize=9)
 
 
-def _short(label: str) -> str:
+def short_label(label: str, letters: int = _LABEL_LETTERS) -> str:
     """A long name keeps its two ends: layers differ in the first part and in the last."""
-    if len(label) <= _LABEL_LETTERS:
+    if len(label) <= letters:
         return label
-    half = (_LABEL_LETTERS - 1) // 2
+    half = (letters - 1) // 2
     return f"{label[:half]}…{label[-half:]}"

@@ -65,7 +65,7 @@ def accuracy_picture(path_png: Path, runs: Mapping[str, Sequence[RoundRecord]]) 
 
 
 def _curve(place: int, name: str, records: Sequence[RoundRecord]) -> _Curve | None:
-    totals = accumulate(record.bytes_up + record.bytes_down for record in records)
+    totals = accumulate(record.all_bytes_up + record.all_bytes_down for record in records)
     points = [
         (record.round, float(total), accuracy)
         for record, total in zip(records, totals, strict=True)

@@ -127,7 +127,7 @@ def _loss(records: Sequence[RoundRecord]) -> Picture | None:
 
 
 def _traffic(records: Sequence[RoundRecord]) -> Picture | None:
-    if not any(record.bytes_up or record.bytes_down for record in records):
+    if not any(record.all_bytes_up or record.all_bytes_down for record in records):
         return None
 
     def total(value: Callable[[RoundRecord], float], label: str, colour: int, dashed: bool) -> Line | None:
@@ -135,10 +135,10 @@ def _traffic(records: Sequence[RoundRecord]) -> Picture | None:
         return _line(records, lambda r: sums[r.round], label=label, colour=colour, show=bytes_text, dashed=dashed)
 
     lines = (
-        total(lambda r: r.bytes_down, "Down", 3, False),
-        total(lambda r: r.entropy_down, "Down, bound", 3, True),
-        total(lambda r: r.bytes_up, "Up", 2, False),
-        total(lambda r: r.entropy_up, "Up, bound", 2, True),
+        total(lambda r: r.all_bytes_down, "Down", 3, False),
+        total(lambda r: r.all_entropy_down, "Down, bound", 3, True),
+        total(lambda r: r.all_bytes_up, "Up", 2, False),
+        total(lambda r: r.all_entropy_up, "Up, bound", 2, True),
     )
     note = "Dashed: the Shannon bound of what the messages had to say."
     return _picture("traffic", "Bytes so far, all clients", lines, tick=bytes_text, note=note, zero=True)

@@ -19,6 +19,7 @@ from hedgerow.server.report.computing import (
     phase_rows,
     unconverted_texts,
 )
+from hedgerow.server.report.mask_pictures import PITCH, STRIP, exchange_rows, mask_pictures, mask_text, selected
 from hedgerow.server.report.plots import pictures
 from hedgerow.server.report.settings_text import settings_text
 from hedgerow.server.report.summary import Sizes, tiles
@@ -72,7 +73,7 @@ def write_report(
     # autoescape is what keeps a device's text from becoming markup; only our own SVG is passed as markup.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
-    failures = failure_rows(records)
+    failures, chosen = failure_rows(records), selected(records)
     page = template.render(
         title=title,
         facts=facts,
@@ -80,6 +81,12 @@ def write_report(
         last_round=records[-1].round if records else None,
         tiles=tiles(records, sizes),
         pictures=[(picture, Markup(picture.svg)) for picture in pictures(records)],
+        selected=chosen,
+        selected_svg=Markup(chosen.picture.svg) if chosen else "",
+        strip=(PITCH, STRIP),
+        mask_pictures=[(picture, Markup(picture.svg)) for picture in mask_pictures(records)],
+        mask_text=mask_text(records),
+        exchange_rows=exchange_rows(records),
         kernels=kernels_text(records, paths),
         phase_rows=phase_rows(records),
         ledger_rows=ledger_rows(ledger),

@@ -91,8 +91,8 @@ def _span(records: Sequence[RoundRecord]) -> str:
 
 
 def _traffic(records: Sequence[RoundRecord], sizes: Sizes) -> Tile:
-    up = sum(record.bytes_up for record in records)
-    down = sum(record.bytes_down for record in records)
+    up = sum(record.all_bytes_up for record in records)
+    down = sum(record.all_bytes_down for record in records)
     asked = sum(record.cohort for record in records)
     replied = sum(record.replies for record in records)
     dense_once = sizes.dense_model_bytes

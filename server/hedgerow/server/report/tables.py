@@ -43,15 +43,16 @@ _CELLS: tuple[tuple[str, Callable[[RoundRecord], str]], ...] = (
     ("Training loss", lambda r: number_text(r.train_loss)),
     ("Density", lambda r: percent_text(r.density)),
     ("Kept weights", lambda r: _whole(r.kept)),
+    ("Exchanged weights", lambda r: _whole(None if r.adjustment is None else r.adjustment.weights)),
     ("Clients asked", lambda r: _whole(r.cohort)),
     ("Replies", lambda r: _whole(r.replies)),
     ("Failures", lambda r: _whole(len(r.failures))),
     ("Samples", lambda r: _whole(r.examples)),
-    ("Bytes up", lambda r: _whole(r.bytes_up)),
-    ("Bound up, bytes", lambda r: number_text(r.entropy_up, 0)),
+    ("Bytes up", lambda r: _whole(r.all_bytes_up)),
+    ("Bound up, bytes", lambda r: number_text(r.all_entropy_up, 0)),
     ("Sent changes only", lambda r: _whole(r.updated)),
-    ("Bytes down", lambda r: _whole(r.bytes_down)),
-    ("Bound down, bytes", lambda r: number_text(r.entropy_down, 0)),
+    ("Bytes down", lambda r: _whole(r.all_bytes_down)),
+    ("Bound down, bytes", lambda r: number_text(r.all_entropy_down, 0)),
     ("Signs changed", lambda r: _exact_percent(r.flip_rate)),
     ("… on a client", lambda r: _exact_percent(r.client_flip_rate)),
     ("Vote margin", lambda r: number_text(r.vote_margin, 3)),
@@ -80,5 +81,5 @@ def failure_rows(records: Sequence[RoundRecord]) -> list[FailureRow]:
     return [
         FailureRow(round=record.round, client=clean_text(failure.client, 80), reason=clean_text(failure.reason))
         for record in records
-        for failure in record.failures
+        for failure in (*(record.selection.failures if record.selection else ()), *record.failures)
     ]

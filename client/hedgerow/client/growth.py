@@ -1,0 +1,129 @@
+"""What a device finds out about pruned weights: where the loss would fall fastest if they were there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hedgerow.codec import Floats, Growth, Section
+from hedgerow.config import Experiment
+from hedgerow.data import Dataset, Samples
+from hedgerow.exchange import asked_counts, growth_section
+from hedgerow.pruning import Mask
+from hedgerow.representation import Representation
+from hedgerow.seeds import numpy_generator
+from hedgerow.sparse import KeptNetwork, largest_gradients, write_vector
+from hedgerow.telemetry.memory import allocations
+
+__all__ = ["GrowthBytes", "growth_bytes", "largest"]
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthBytes:
+    """Measured peaks of what torch allocates for gradients of pruned weights, beyond the network, in bytes.
+
+    Attributes:
+        plain: of the forward and backward pass alone, in which a layer has its dense weight while it computes.
+        whole: with the pieces of the gradients and the buffers of the largest.
+        own: what these take, of the layer where that is most.
+    """
+
+    plain: int
+    whole: int
+    own: int
+
+
+def largest(
+    representation: Representation,
+    model: nn.Module,
+    mask: Mask,
+    *,
+    kept: Floats,
+    floats: Floats,
+    growth: Sequence[Growth],
+    samples: Samples,
+    dataset: Dataset,
+    experiment: Experiment,
+    round: int,
+    client: int,
+) -> Section:
+    """The section that answers a request for gradients, after training.
+
+    They are those of one batch, drawn anew from the device's samples: of `adjustment.batch_size`, or of as many as went
+    through the network at once in training.
+
+    Args:
+        representation: what was trained.
+        model: the dense network at initialization, which may be hollow; it is not changed.
+        mask: what is kept.
+        kept: (mask.kept,) what training gave.
+        floats: (floats,) the same.
+        growth: what the request asks for, as it came from the network.
+        samples: the client's own, at least 2.
+        dataset: tells how images are normalised.
+        experiment: the settings.
+        round: the request's.
+        client: decides, with the round, which samples.
+
+    Raises:
+        PayloadError: the request asks for what there is not.
+        TrainingError: the loss or a gradient is not finite.
+    """
+    counts = asked_counts(growth, mask=mask)
+    network = _network(representation, model, mask, kept=kept, floats=floats)
+    batch = _batch(len(samples), experiment, generator=numpy_generator(experiment.seed, "growth", round, client))
+    images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
+    loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
+    found = largest_gradients(network.module, counts, loss)
+    return growth_section(found, mask=mask, growth=growth, wire=experiment.wire)
+
+
+def growth_bytes(network: KeptNetwork, images: Tensor, labels: Tensor, *, counts: dict[str, int]) -> GrowthBytes:
+    """Measures what `largest_gradients` takes, in float32.
+
+    Args:
+        network: on the dense path, `kernels="dense"`.
+        images: (N, C, H, W), normalised.
+        labels: (N,) int64.
+        counts: how many gradients of each tensor.
+    """
+    loss = _loss(network.module, images, labels, half=False)
+    # With buffers of nothing it is the same pass, and no piece is computed.
+    nothing = dict.fromkeys(counts, 0)
+    largest_gradients(network.module, nothing, loss)
+    _, plain = allocations(lambda: largest_gradients(network.module, nothing, loss))
+    _, whole = allocations(lambda: largest_gradients(network.module, counts, loss))
+    own = max((whole.phases[name] - held for name, held in plain.phases.items()), default=0)
+    return GrowthBytes(plain=plain.peak, whole=whole.peak, own=own)
+
+
+def _network(
+    representation: Representation, model: nn.Module, mask: Mask, *, kept: Floats, floats: Floats
+) -> KeptNetwork:
+    # As it is, with a layer's input and output where hooks can see them; the kernels of training have neither.
+    network = representation.network(model, mask, kernels="dense")
+    write_vector(network.kept, kept)
+    write_vector(network.floats, floats)
+    return network
+
+
+def _batch(count: int, experiment: Experiment, *, generator: np.random.Generator) -> np.ndarray:
+    training = experiment.training
+    at_once = training.batch_size if training.micro_batch is None else training.micro_batch
+    size = experiment.adjustment.batch_size or at_once
+    return generator.permutation(count)[:size]
+
+
+def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, half: bool) -> Callable[[], Tensor]:
+    def loss() -> Tensor:
+        inputs = images.contiguous(memory_format=torch.channels_last) if half else images
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            outputs = module(inputs)
+        return F.cross_entropy(outputs.float(), labels)
+
+    return loss

@@ -1,0 +1,136 @@
+"""The largest gradients at pruned positions, as the one section that carries them.
+
+Positions count the pruned weights only, of the tensors that were asked for one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from hedgerow.codec import Floats, Growth, Section, Sections, binary_entropy_bytes
+from hedgerow.codec.sections import read_top_k, top_k_section
+from hedgerow.config import WireSettings
+from hedgerow.errors import PayloadError
+from hedgerow.pruning import Gradients, Mask
+from hedgerow.v1 import payload_pb2 as pb
+
+__all__ = ["asked_counts", "growth_entropy", "growth_of", "growth_section", "read_growth"]
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One that was asked for: where its kept weights are, and where its pruned ones begin among all that travel."""
+
+    name: str
+    kept: Positions
+    begin: int
+    end: int
+    most: int
+
+    def ranks(self, positions: Positions) -> Positions:
+        """From places in the tensor to places among all pruned weights."""
+        return self.begin + positions - np.searchsorted(self.kept, positions)
+
+    def positions(self, ranks: Positions) -> Positions:
+        """Inverse of `ranks`."""
+        own = ranks - self.begin
+        # So many weights are pruned before each kept one.
+        before = self.kept - np.arange(self.kept.size)
+        return own + np.searchsorted(before, own, side="right")
+
+
+def growth_section(found: Gradients, *, mask: Mask, growth: Sequence[Growth], wire: WireSettings) -> Section:
+    """What a device says of its largest gradients, in bfloat16, or in float32 where `wire.up` is that.
+
+    Args:
+        found: of the tensors asked for, at most as many as were asked.
+        mask: what is kept.
+        growth: what was asked for; see `asked_counts`.
+        wire: how it is coded.
+    """
+    tensors = _tensors(mask, growth)
+    parts = [(t.ranks(found[t.name][0]), found[t.name][1]) for t in tensors if t.name in found]
+    positions = np.concatenate([np.zeros(0, dtype=np.int64), *(part[0] for part in parts)])
+    values = np.concatenate([np.zeros(0, dtype=np.float32), *(part[1] for part in parts)])
+    codec = pb.CODEC_FLOAT32 if wire.up == "fp32" else pb.CODEC_BFLOAT16
+    return top_k_section(positions, values, support=_support(tensors), codec=codec)
+
+
+def read_growth(sections: Sections, *, mask: Mask, growth: Sequence[Growth]) -> dict[str, tuple[Positions, Floats]]:
+    """Inverse of `growth_section`: of each tensor positions in it, (k,), ascending and pruned, and gradients, (k,).
+
+    Raises:
+        PayloadError: the section is missing or damaged, a gradient is not finite, or there are more of a tensor than
+            were asked for.
+    """
+    tensors = _tensors(mask, growth)
+    ranks, values = read_top_k(sections, _support(tensors), most=sum(tensor.most for tensor in tensors))
+    result = {}
+    for tensor in tensors:
+        begin, end = np.searchsorted(ranks, (tensor.begin, tensor.end))
+        if end - begin > tensor.most:
+            raise PayloadError(
+                f"{end - begin} gradients of {tensor.name!r}; {tensor.most} were asked for", kind="bounds"
+            )
+        result[tensor.name] = (tensor.positions(ranks[begin:end]), values[begin:end])
+    return result
+
+
+def growth_entropy(section: Section) -> float:
+    """Shannon's bound of what a section says, in bytes: which of the pruned weights, and a value each."""
+    width = 4 if section.codec == pb.CODEC_FLOAT32 else 2
+    return binary_entropy_bytes(section.parameter, section.count) + width * section.parameter
+
+
+def growth_of(counts: Mapping[str, int], *, mask: Mask) -> tuple[Growth, ...]:
+    """What a request has to say to ask for so many gradients of each tensor; see `Adjustment.counts`."""
+    return tuple(Growth(place, counts[name]) for place, name in enumerate(mask) if counts.get(name, 0) > 0)
+
+
+def asked_counts(growth: Sequence[Growth], *, mask: Mask) -> dict[str, int]:
+    """How many gradients a request asks of each tensor, by its name.
+
+    Raises:
+        PayloadError: a tensor does not exist, comes twice or before an earlier one, or has not so many pruned weights;
+            or it is asked for more gradients than the network has kept weights, for which a device need have no room.
+    """
+    names, kept = list(mask), mask.layer_kept()
+    if any(b.tensor <= a.tensor for a, b in pairwise(growth)):
+        raise PayloadError("gradients are asked for of tensors that do not ascend", kind="bounds")
+    counts = {}
+    for asked in growth:
+        if asked.tensor >= len(names):
+            raise PayloadError(f"gradients of tensor {asked.tensor}; there are {len(names)}", kind="bounds")
+        name = names[asked.tensor]
+        pruned = int(np.prod(mask.shapes[name])) - kept[name]
+        if not 1 <= asked.count <= pruned:
+            raise PayloadError(f"{asked.count} gradients of the {pruned} pruned weights of {name!r}", kind="bounds")
+        counts[name] = asked.count
+    if sum(counts.values()) > sum(kept.values()):
+        raise PayloadError(
+            f"{sum(counts.values())} gradients of a network of {sum(kept.values())} kept weights; no more than these "
+            "can be asked for",
+            kind="bounds",
+        )
+    return counts
+
+
+def _tensors(mask: Mask, growth: Sequence[Growth]) -> list[_Tensor]:
+    names, tensors, end = list(mask), [], 0
+    for asked in growth:
+        bits = mask[names[asked.tensor]].numpy().reshape(-1)
+        kept = np.flatnonzero(bits)
+        begin, end = end, end + bits.size - kept.size
+        tensors.append(_Tensor(names[asked.tensor], kept, begin, end, asked.count))
+    return tensors
+
+
+def _support(tensors: Sequence[_Tensor]) -> int:
+    return tensors[-1].end if tensors else 0

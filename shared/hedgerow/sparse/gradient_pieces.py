@@ -1,0 +1,102 @@
+"""The gradient of a layer's dense weight, a few outputs at a time, from its input and the gradient of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hedgerow.sparse.layers import SparseConv2d, SparseLayer, SparseLinear
+from hedgerow.sparse.scattered import scatter
+
+__all__ = ["gradient_pieces"]
+
+
+def gradient_pieces(
+    layer: SparseLayer, found: list[tuple[Tensor, Tensor]], *, most: int
+) -> Iterator[tuple[int, Tensor]]:
+    """The gradient of a layer's dense weight, in pieces: the flat position where each begins, and (n,) float32.
+
+    Args:
+        layer: the layer.
+        found: of each time that it ran, its input and the gradient of its output; at least one.
+        most: values of a piece. One output of a convolution may be more, and of a `SparseOther` it is everything.
+    """
+    match layer:
+        case SparseLinear():
+            yield from _linear_pieces(layer, found, most=most)
+        case SparseConv2d():
+            yield from _conv_pieces(layer, found, most=most)
+        case _:
+            yield 0, _summed(_dense_gradient(layer, x, grad) for x, grad in found)
+
+
+def _linear_pieces(
+    layer: SparseLayer, found: list[tuple[Tensor, Tensor]], *, most: int
+) -> Iterator[tuple[int, Tensor]]:
+    outputs, inputs = layer.dense_shape
+    rows = [(x.reshape(-1, inputs), grad.reshape(-1, outputs)) for x, grad in found]
+    width, height = min(inputs, most), max(1, most // inputs)
+    for o in range(0, outputs, height):
+        for i in range(0, inputs, width):
+            # Either all inputs, or one output, so that a piece is without gaps.
+            parts = ((grad[:, o : o + height].T.float(), x[:, i : i + width].float()) for x, grad in rows)
+            yield o * inputs + i, _summed(grad @ x for grad, x in parts)
+
+
+def _conv_pieces(layer: SparseConv2d, found: list[tuple[Tensor, Tensor]], *, most: int) -> Iterator[tuple[int, Tensor]]:
+    outputs, inputs, *window = layer.shape
+    size, within = inputs * prod(window), outputs // layer.groups
+    height = max(1, most // size)
+    # Several whole groups at once, or a part of one.
+    groups = max(1, height // within)
+    height = min(groups * within, height)
+    for first in range(0, layer.groups, groups):
+        count = min(groups, layer.groups - first)
+        channels = slice(first * inputs, (first + count) * inputs)
+        end = (first + count) * within
+        for o in range(first * within, end, height):
+            outs = slice(o, min(o + height, end))
+            shape = torch.Size((outs.stop - o, inputs, *window))
+            yield o * size, _summed(_conv_gradient(layer, x, grad, channels, outs, shape, count) for x, grad in found)
+
+
+def _conv_gradient(
+    layer: SparseConv2d, x: Tensor, grad: Tensor, channels: slice, outs: slice, shape: torch.Size, groups: int
+) -> Tensor:
+    x, grad = (t if t.dim() == 4 else t[None] for t in (x, grad))
+    _, found, _ = torch.ops.aten.convolution_backward(
+        grad[:, outs].float(),
+        x[:, channels].float(),
+        # Only its shape matters to the gradient of the weight.
+        torch.empty(1).expand(shape),
+        None,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        False,
+        [0, 0],
+        groups,
+        [False, True, False],
+    )
+    return cast(Tensor, found).reshape(-1)
+
+
+def _dense_gradient(layer: SparseLayer, x: Tensor, grad: Tensor) -> Tensor:
+    # Without hooks by now, and its parameters are frozen.
+    inner = cast(nn.Module, layer.layer)
+    weight = scatter(layer.values().detach(), layer.positions(), layer.dense_shape).requires_grad_()
+    with torch.enable_grad():
+        output = torch.func.functional_call(inner, {"weight": weight}, (x,))
+    (found,) = torch.autograd.grad(output, weight, grad)
+    return found.reshape(-1).float()
+
+
+def _summed(parts: Iterator[Tensor]) -> Tensor:
+    total = next(parts)
+    for part in parts:
+        total = total + part
+    return total.reshape(-1)
