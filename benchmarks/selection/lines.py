@@ -12,12 +12,12 @@ __all__ = ["CHOSEN", "LINES", "POOL", "QUICK_LINES", "Overrides", "Run", "candid
 Overrides = Mapping[str, object]
 
 FEDTINY: Overrides = {
-    "selection.candidates": 6,
+    "selection.candidates": 4,
     "selection.trial_steps": 20,
     "adjustment.every": 3,
     "adjustment.until": 24,
     "adjustment.blocks": 4,
-    "adjustment.rate": 0.3,
+    "adjustment.batch_size": 128,
 }
 """A choice among the pool and progressive pruning; the other lines have parts of it."""
 FEDERATED: Overrides = {
@@ -69,10 +69,8 @@ POOL: Mapping[str, Overrides] = {
     "random": _static("random", "erk"),
     "lamp": _static("lamp", "global"),
     "magnitude": _static("magnitude", "erk"),
-    "random-uniform": _static("random", "uniform"),
-    "magnitude-uniform": _static("magnitude", "uniform"),
 }
-"""The first candidates of the pool, in its order, as static masks."""
+"""The candidates of the pool, in its order, as static masks."""
 CHOSEN: Mapping[str, Overrides] = {
     "selected": {**_part("selection."), "selection.trial_steps": 0},
     "selected-trial": _part("selection."),

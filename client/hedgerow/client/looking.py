@@ -4,7 +4,7 @@ Privacy: what is said here is neither clipped nor noised. `experiment.privacy` i
 guarantees do not cover statistics and losses.
 
 A network is built, looked at and dropped before the next, so a device needs memory for one, however many there are to
-choose from. It is computed densely and in float32: measuring which kernels are faster takes longer than one look.
+choose from. Which kernels are faster is not measured for one look: the native ones are taken where the mask is sparse.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Indices, Samples
 from hedgerow.errors import PayloadError, TrainingError
 from hedgerow.exchange import LARGEST_LOSS, Exchange, losses_section, samples_section, statistics_section
+from hedgerow.native.library import status
 from hedgerow.recalibration import Moments, batch_statistics, collect
 from hedgerow.seeds import derive_seed, numpy_generator
-from hedgerow.sparse import write_vector
+from hedgerow.sparse import NATIVE_BELOW, write_vector
 
 __all__ = ["Looker", "losses", "moments_of", "statistics", "told"]
 
@@ -137,7 +138,8 @@ def _network(candidate: Candidate, model: nn.Module, looker: Looker) -> ClientNe
     variances = np.repeat(np.array(exchange.architecture.variances, dtype=np.bool_), exchange.architecture.float_groups)
     if (floats[variances] < 0).any():
         raise PayloadError("a variance is negative", kind="bounds")
-    experiment = _with_training(looker.experiment, kernels="dense")
+    kernels = "native" if status().available and mask.density <= NATIVE_BELOW else "dense"
+    experiment = _with_training(looker.experiment, kernels=kernels)
     client = network_of(experiment, model, mask, input_shape=looker.dataset.input_shape)
     write_vector(client.network.kept, kept)
     write_vector(client.network.floats, floats)

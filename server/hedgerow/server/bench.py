@@ -67,8 +67,10 @@ def description(experiment: Experiment, bench: Bench) -> str:
     """One line about an experiment."""
     fleet, pruning = experiment.fleet, experiment.pruning
     weights = sum(w.numel() for w in prunable_tensors(bench.initial).values())
+    candidates = experiment.selection.candidates
+    how = f"one of {candidates} masks" if candidates else pruning.saliency
     return (
         f"{experiment.recipe}: {experiment.model.name} on {bench.dataset.name}, "
-        f"{round(pruning.density * weights):,} of {weights:,} weights kept ({pruning.saliency}), "
+        f"{round(pruning.density * weights):,} of {weights:,} weights kept ({how}), "
         f"{fleet.clients} clients, {fleet.cohort} a round, {experiment.rounds} rounds"
     )

@@ -3,6 +3,7 @@
 from hedgerow.sparse.growth import TopK, largest_gradients
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 from hedgerow.sparse.network import (
+    NATIVE_BELOW,
     KeptNetwork,
     Kernels,
     float_names,
@@ -18,6 +19,7 @@ from hedgerow.sparse.path_cache import cache_folder
 from hedgerow.sparse.paths import LayerChoice, PathChoice, choose_paths
 
 __all__ = [
+    "NATIVE_BELOW",
     "KeptNetwork",
     "Kernels",
     "LayerChoice",
