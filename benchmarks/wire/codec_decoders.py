@@ -196,7 +196,7 @@ def _top_seeds(setting: tuple[int, int], generator: np.random.Generator) -> Iter
     support, most = setting
     for k in (0, 1, most // 2, most):
         positions = np.sort(generator.choice(support, k, replace=False)).astype(np.int64)
-        for codec in (pb.CODEC_FLOAT32, pb.CODEC_FLOAT16):
+        for codec in (pb.CODEC_FLOAT32, pb.CODEC_FLOAT16, pb.CODEC_BFLOAT16):
             yield encode_top_k(positions, generator.standard_normal(k).astype(np.float32), support=support, codec=codec)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.wire.change_decoders import change_decoders
 from benchmarks.wire.codec_decoders import codec_decoders
 from benchmarks.wire.decoder import Decoder
+from benchmarks.wire.look_decoders import look_decoders
 from benchmarks.wire.message_decoders import message_decoders
 
 __all__ = ["Decoder", "decoders"]
@@ -17,4 +19,9 @@ __all__ = ["Decoder", "decoders"]
 def decoders() -> tuple[Decoder, ...]:
     """All of them; the same each time."""
     generator = np.random.default_rng(7)
-    return (*codec_decoders(generator), *message_decoders(generator))
+    return (
+        *codec_decoders(generator),
+        *message_decoders(generator),
+        *look_decoders(generator),
+        *change_decoders(generator),
+    )

@@ -29,15 +29,15 @@ from hedgerow.server.fleet import Reply
 from hedgerow.server.fold import Fold
 from hedgerow.v1 import payload_pb2 as pb
 
-__all__ = ["message_decoders"]
+__all__ = ["ARCHITECTURE", "MEASURES", "message_decoders", "spoken"]
 
 _PRUNABLE: dict[str, tuple[int, ...]] = {"first.weight": (12, 3, 3, 3), "last.weight": (10, 30)}
-_ARCHITECTURE = Architecture(
+ARCHITECTURE = Architecture(
     _PRUNABLE,
     {"first.bias": (12,), "norm.weight": (12,), "norm.running_var": (12,), "last.bias": (10,)},
     (False, False, True, False),
 )
-_MASK = np.arange(_ARCHITECTURE.weights) % 3 == 0
+_MASK = np.arange(ARCHITECTURE.weights) % 3 == 0
 _LAYER_KEPT = [int(np.count_nonzero(part)) for part in np.split(_MASK, [12 * 27])]
 _HEADER = Header(experiment=bytes(6), round=5, mask_digest=bytes(16))
 _LIMIT = 16_384
@@ -58,7 +58,7 @@ class _Talk:
 
 def message_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
     """That of requests and that of replies, with seeds that the generator draws."""
-    talks = [_talk(representation, wire, generator) for representation, wire in _spoken()]
+    talks = [_talk(representation, wire, generator) for representation, wire in spoken()]
 
     def request(data: bytes) -> None:
         _run_request(data[1:], talks[(data[0] if data else 0) % len(talks)])
@@ -72,7 +72,8 @@ def message_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
     yield Decoder("reply", reply, tuple(bytes([i]) + payload for i, payload in replies))
 
 
-def _spoken() -> Iterator[tuple[Representation, WireSettings]]:
+def spoken() -> Iterator[tuple[Representation, WireSettings]]:
+    """How the kept weights travel in each of some experiments, and how floats do."""
     ours = WireSettings(down="bf16", up="uniform")
     yield Signs(SignSettings(abstain=0.9, voters="largest"), AggregationSettings(), ours), ours
     yield Signs(SignSettings(abstain=0.5), AggregationSettings(), ours), ours
@@ -88,10 +89,10 @@ def _spoken() -> Iterator[tuple[Representation, WireSettings]]:
 
 
 def _talk(representation: Representation, wire: WireSettings, generator: np.random.Generator) -> _Talk:
-    exchange = Exchange(_ARCHITECTURE, representation, Values(pb.KIND_FLOATS, wire, PrivacySettings()))
+    exchange = Exchange(ARCHITECTURE, representation, Values(pb.KIND_FLOATS, wire, PrivacySettings()))
     kept = np.clip(generator.standard_normal(int(_MASK.sum())) / 3, -1, 1).astype(np.float32)
     moved = np.clip(kept + generator.standard_normal(kept.size) / 20, -1, 1).astype(np.float32)
-    floats = np.abs(generator.standard_normal(_ARCHITECTURE.float_count)).astype(np.float32)
+    floats = np.abs(generator.standard_normal(ARCHITECTURE.float_count)).astype(np.float32)
     base = exchange.version(2, _HEADER.mask_digest, kept=kept, floats=floats)
     return _Talk(exchange, exchange.version(5, _HEADER.mask_digest, kept=moved, floats=floats * np.float32(1.01)), base)
 
@@ -101,7 +102,7 @@ def _request_seeds(talk: _Talk) -> Iterator[bytes]:
     yield encode_payload(_HEADER, whole)
     shapes = list(_PRUNABLE.values())
     for mask in (mask_section(_MASK, shapes=shapes), plain_mask_section(_MASK)):
-        yield encode_payload(replace(_HEADER, tensors=_ARCHITECTURE.tensors()), [mask, *whole])
+        yield encode_payload(replace(_HEADER, tensors=ARCHITECTURE.tensors()), [mask, *whole])
     if talk.exchange.remembers:
         changed = talk.exchange.encode(talk.version, base=talk.base, layers=talk.layers)
         yield encode_payload(replace(_HEADER, base=2), changed)
@@ -110,7 +111,7 @@ def _request_seeds(talk: _Talk) -> Iterator[bytes]:
 def _run_request(data: bytes, talk: _Talk) -> None:
     """What a client does with a request, up to the training."""
     header, sections = decode_payload(data, limit=_LIMIT)
-    _ARCHITECTURE.require(header.tensors)
+    ARCHITECTURE.require(header.tensors)
     if has_mask(sections):
         assert read_mask(sections, _MASK.size, shapes=list(_PRUNABLE.values())).shape == _MASK.shape
     base = talk.base if header.base == talk.base.round else None
@@ -118,7 +119,7 @@ def _run_request(data: bytes, talk: _Talk) -> None:
         sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=talk.layers
     )
     kept, floats = talk.exchange.starts(version)
-    assert (kept.size, floats.size) == (sum(talk.layers), _ARCHITECTURE.float_count)
+    assert (kept.size, floats.size) == (sum(talk.layers), ARCHITECTURE.float_count)
     assert np.isfinite(kept).all()
     assert np.isfinite(floats).all()
 
@@ -135,14 +136,14 @@ def _reply_seeds(talk: _Talk, generator: np.random.Generator) -> Iterator[bytes]
             generator=generator,
             draw=seeded_words(generator),
         )
-        yield encode_payload(_HEADER.of_reply(), [*(one.section for one in said), _MEASURES.section()])
+        yield encode_payload(_HEADER.of_reply(), [*(one.section for one in said), MEASURES.section()])
     representation = talk.exchange.representation
     if isinstance(representation, Signs) and not representation.settings.abstain:
         bits = plain_bits_section(pb.KIND_SIGNS, PackedBits.from_bools(kept > 0))
-        yield encode_payload(_HEADER.of_reply(), [bits, said[1].section, _MEASURES.section()])
+        yield encode_payload(_HEADER.of_reply(), [bits, said[1].section, MEASURES.section()])
 
 
-_MEASURES = Measures(
+MEASURES = Measures(
     examples=600,
     loss=1.5,
     seconds=2.5,
@@ -157,7 +158,7 @@ def _run_reply(data: bytes, talk: _Talk) -> None:
     """What a coordinator does with a reply."""
     signs = isinstance(talk.exchange.representation, Signs)
     kept: Aggregator = SignMean(sum(talk.layers)) if signs else FloatMean(sum(talk.layers))
-    floats = FloatMean(_ARCHITECTURE.float_count)
+    floats = FloatMean(ARCHITECTURE.float_count)
     fold = Fold(
         header=_HEADER, version=talk.version, layers=talk.layers, exchange=talk.exchange, kept=kept, floats=floats
     )

@@ -22,6 +22,24 @@ SETTINGS = (
     "pruning.iterations=10",
 )
 
+CHOOSING = (
+    "data.name=digits",
+    "model.name=lenet5",
+    "rounds=3",
+    "fleet.clients=2",
+    "fleet.cohort=2",
+    "pruning.density=0.2",
+    "selection.candidates=3",
+    'selection.pool=["random/erk", "magnitude/erk~"]',
+    "selection.trial_steps=2",
+    "adjustment.every=2",
+    "adjustment.until=2",
+    "evaluation.recalibrate=true",
+    "training.steps=5",
+    "wire.down=bf16",
+)
+"""The devices choose the mask; in round 2 it changes, and round 3 is told as a change."""
+
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
@@ -46,3 +64,25 @@ def test_an_engine_makes_the_model_that_simulate_makes(
     assert [r.failures for r in records] == [()] * 4
     assert [r.accuracy for r in records] == [r.accuracy for r in read_records(expected / "metrics.jsonl")]
     assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_devices_that_join_choose_and_adjust_the_mask_that_simulate_does(tmp_path: Path) -> None:
+    experiment = load_experiment(recipe="fedtiny", overrides=[parse_override(text) for text in CHOOSING])
+    runs = []
+    for engine in ("local", "grpc"):
+        folder = tmp_path / engine
+        folder.mkdir()
+        runs.append(ENGINES[engine](experiment, folder=folder))
+    ours, theirs = (read_records(run / "metrics.jsonl") for run in runs)
+    assert theirs[0].selection is not None
+    assert ours[0].selection is not None
+    assert theirs[0].selection.candidates == ours[0].selection.candidates
+    assert (theirs[0].selection.winner, theirs[0].selection.replies) == (ours[0].selection.winner, (2, 2))
+    assert [r.failures for r in theirs] == [()] * 4
+    assert [r.adjustment for r in theirs] == [r.adjustment for r in ours]
+    assert [r.adjustment is not None for r in theirs] == [False, False, True, False]
+    assert [r.updated for r in theirs] == [0, 0, 2, 2]
+    assert [r.accuracy for r in theirs] == [r.accuracy for r in ours]
+    models = [(run / "model.safetensors").read_bytes() for run in runs]
+    assert models[0] == models[1]

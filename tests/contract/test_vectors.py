@@ -82,8 +82,21 @@ def test_all_kinds_codecs_and_error_kinds_of_bytes_are_covered() -> None:
     assert refusals == {"malformed", "mismatch", "bounds", "not_finite", "metrics"}
 
 
-def test_whole_messages_hold_every_kind_that_travels_so_far() -> None:
-    kinds = set()
+def test_whole_messages_hold_every_kind_of_section_and_ask_for_every_task() -> None:
+    kinds, asked, answered = set[int](), set[int](), set[int]()
     for vector in FILES["payloads"]:
-        kinds |= set(decode_payload(bytes.fromhex(vector["sent"]["data"]), limit=1 << 16)[1])
-    assert kinds == set(pb.Kind.values()) - {pb.KIND_UNSPECIFIED, pb.KIND_MASK_DELTA, pb.KIND_TOP_K}
+        header, sections = decode_payload(bytes.fromhex(vector["sent"]["data"]), limit=1 << 16)
+        kinds |= set(sections)
+        (answered if pb.KIND_COUNTS in sections else asked).add(header.task)
+    assert kinds == set(pb.Kind.values()) - {pb.KIND_UNSPECIFIED}
+    assert asked == answered == set(pb.Task.values())
+
+
+def test_a_mask_that_changes_comes_with_values_that_build_on_the_old_one_and_with_whole_ones() -> None:
+    bases = {}
+    for vector in FILES["payloads"]:
+        header, sections = decode_payload(bytes.fromhex(vector["sent"]["data"]), limit=1 << 16)
+        if pb.KIND_MASK_DELTA in sections:
+            assert vector["holds"]["mask"] != vector["knows"]["mask"]
+            bases[vector["name"]] = (header.base, "base_kept" in vector["holds"])
+    assert set(bases.values()) == {(1, True), (0, False)}

@@ -57,6 +57,7 @@ MOMENTS: list[tuple[Any, str]] = [
     (SqliteJournal, "forget"),
     (Fold, "take"),
     (FolderHistory, "add"),
+    (FolderHistory, "add_mask"),
     (RunFolder, "load"),
     (RunFolder, "save"),
     (RunFolder, "remove_journal"),

@@ -40,7 +40,17 @@ def test_older_states_go_and_the_one_before_stays(tmp_path: Path) -> None:
     with StateStore(tmp_path / "states") as store:
         for round in range(1, 6):
             store.write(1, str(round).encode(), round=round)
-        assert rounds_kept(store, 1) == [b"", b"", b"", b"", b"4", b"5"]
+        assert rounds_kept(store, 1) == [b"", b"", b"", b"3", b"4", b"5"]
+
+
+def test_what_is_asked_after_a_round_takes_nothing_from_its_replay(tmp_path: Path) -> None:
+    with StateStore(tmp_path / "states") as store:
+        for round in (1, 4, 7):
+            store.write(1, str(round).encode(), round=round)
+        # Between rounds 7 and 8, before round 7 is on disk.
+        store.write(1, b"looked", round=8)
+        assert store.read(1, before=7) == b"4"
+        assert store.read(1, before=8) == b"7"
 
 
 def test_nodes_do_not_touch_each_other(tmp_path: Path) -> None:

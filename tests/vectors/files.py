@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from hedgerow.errors import PayloadError
 from tests.vectors.coders import CODER_EXAMPLES, CODER_WAYS
 from tests.vectors.form import Example, Json, Way, holds_of, sent_of
-from tests.vectors.payloads import PAYLOAD_EXAMPLES, PAYLOAD_WAYS
+from tests.vectors.looks import LOOK_EXAMPLES, LOOK_WAYS
+from tests.vectors.payload_examples import PAYLOAD_EXAMPLES
+from tests.vectors.payloads import PAYLOAD_WAYS
 from tests.vectors.refused import refused_vectors
 from tests.vectors.section_examples import SECTION_EXAMPLES
 from tests.vectors.sections import SECTION_WAYS
 
 __all__ = ["EXAMPLES", "WAYS", "made_vectors"]
 
-WAYS: Mapping[str, Way] = {**CODER_WAYS, **SECTION_WAYS, **PAYLOAD_WAYS}
+WAYS: Mapping[str, Way] = {**CODER_WAYS, **SECTION_WAYS, **PAYLOAD_WAYS, **LOOK_WAYS}
 
 EXAMPLES: Mapping[str, Sequence[Example]] = {
     "coders": CODER_EXAMPLES,
     "sections": SECTION_EXAMPLES,
-    "payloads": PAYLOAD_EXAMPLES,
+    "payloads": (*PAYLOAD_EXAMPLES, *LOOK_EXAMPLES),
 }
 
 

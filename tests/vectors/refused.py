@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from hedgerow.v1 import payload_pb2 as pb
 from tests.vectors.form import Json
@@ -12,11 +13,19 @@ __all__ = ["refused_vectors"]
 Vector = Mapping[str, Json]
 
 
+class Bad(Protocol):
+    """Makes a bad vector of the good one with that name."""
+
+    def __call__(
+        self, why: str, name: str, /, *, knows: Mapping[str, Json] | None = None, **sent: Json
+    ) -> dict[str, Json]: ...
+
+
 def refused_vectors(vectors: Sequence[Vector]) -> list[dict[str, Json]]:
     """Vectors made of good ones; instead of what they hold they say why there is nothing in them."""
     found = {vector["name"]: vector for vector in vectors}
 
-    def bad(why: str, name: str, *, knows: Mapping[str, Json] | None = None, **sent: Json) -> dict[str, Json]:
+    def bad(why: str, name: str, /, *, knows: Mapping[str, Json] | None = None, **sent: Json) -> dict[str, Json]:
         of = found[name]
         return {
             "name": why,
@@ -25,11 +34,7 @@ def refused_vectors(vectors: Sequence[Vector]) -> list[dict[str, Json]]:
             "sent": {**of["sent"], **sent},
         }
 
-    def data(name: str) -> str:
-        text = found[name]["sent"]["data"]
-        assert isinstance(text, str)
-        return text
-
+    data = _data_of(found)
     contact = "vote, binary16 down, blocks up: first contact"
     changes = "vote, binary16 down, blocks up: the next round, changes"
     reply = "vote, binary16 down, blocks up: the reply"
@@ -112,7 +117,72 @@ def refused_vectors(vectors: Sequence[Vector]) -> list[dict[str, Json]]:
             knows={"settings": {**found[reply]["knows"]["settings"], "wire": {"down": "fp16", "up": "fp32"}}},
         ),
         bad("a measure below zero", innovation, data=data(innovation).replace("0000403f", "000040bf")),
+        *_refused_changes(bad, found),
+        *_refused_looks(bad, found),
     ]
+
+
+def _refused_changes(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Json]]:
+    """Of masks that change."""
+    data, top = _data_of(found), "largest values in bfloat16"
+    story = "a mask that changes, drift, bfloat16 down"
+    asks, reply, changed = (
+        f"{story}: {what}"
+        for what in ("a round that asks for gradients", "the reply with gradients", "the next round, of another mask")
+    )
+    return [
+        bad("a bfloat16 value that is not finite", top, data=data(top)[:-4] + "807f"),
+        bad("largest values that end too early", top, data=data(top)[:-2]),
+        bad("largest values in another format", top, codec="CODEC_INT8_BLOCK"),
+        bad("more gradients than pruned weights", asks, data=data(asks).replace("52021003", "5202107f")),
+        bad("gradients of a tensor that does not exist", asks, data=data(asks).replace("520408011006", "520408021006")),
+        bad("more gradients of a tensor than were asked for", reply, knows={"growth": [[0, 2], [1, 6]]}),
+        bad("gradients among other pruned weights", reply, knows={"growth": [[0, 3]]}),
+        bad("a change of another mask", changed, knows={"mask": found[changed]["holds"]["mask"]}),
+        bad("a change of a mask, for who has none", changed, knows={"mask": None, "version": None}),
+        bad("changed values for who has the mask and no version", changed, knows={"version": None}),
+    ]
+
+
+def _refused_looks(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Json]]:
+    """Of networks that are only looked at."""
+    data = _data_of(found)
+    moments, losses = "statistics of two networks", "losses of four networks"
+    samples = "how many samples were looked at"
+    story = "a choice, drift, bfloat16 down"
+    pool, pooled, said = (f"{story}: {what}" for what in ("the pool", "the pooled statistics", "the losses"))
+    return [
+        bad("statistics of fewer networks", moments, knows={"networks": 3}),
+        bad("a mean out of bounds", moments, data="01008053" + data(moments)[8:]),
+        bad("a variance below zero", moments, data=data(moments)[:32] + "000000c0" + data(moments)[40:]),
+        bad("a statistic that is not a number", moments, data="0000c07f" + data(moments)[8:]),
+        bad("statistics in another codec", moments, codec="CODEC_FLOAT16"),
+        bad("a loss below zero", losses, data="000080bf" + data(losses)[8:]),
+        bad("a loss out of bounds", losses, data="01008049" + data(losses)[8:]),
+        bad("losses of more networks", losses, knows={"networks": 3}),
+        bad("no sample was looked at", samples, data="00000000"),
+        bad("half a sample was looked at", samples, data="0000003f"),
+        bad("more samples than a float32 counts", samples, data="0100804b"),
+        bad("more networks than the settings say", pool, knows={"most": 1}),
+        bad(
+            "a network whose mask is another one",
+            pool,
+            data=data(pool).replace(found[pool]["holds"]["networks"][0]["mask_digest"], "00" * 16),
+        ),
+        bad("pooled statistics for who has no networks", pooled, knows={"pool": None}),
+        bad("a network to evaluate that comes with its mask", pooled, data=data(pool).replace("40014a", "40024a")),
+        bad("losses where statistics were asked for", said, knows={"task": pb.TASK_RECALIBRATE}),
+        bad("losses of another round", said, knows={"round": 1}),
+    ]
+
+
+def _data_of(found: Mapping[str, Vector]) -> Callable[[str], str]:
+    def data(name: str) -> str:
+        text = found[name]["sent"]["data"]
+        assert isinstance(text, str)
+        return text
+
+    return data
 
 
 def _section_of(kind: pb.Kind) -> str:

@@ -174,4 +174,26 @@ SECTION_EXAMPLES = (
         [15360, -7, 0],
     ),
     Example("seven measures", "counts", {"count": 7}, [120, 0.75, 1.5, 1e6, 2e6, 3e5, 1]),
+    Example(
+        "largest values in bfloat16",
+        "top_k",
+        {"support": 1000, "most": 5, "codec": "CODEC_BFLOAT16"},
+        ([2, 3, 640, 999], [0.1, -2.5, 1e-20, 4095.0]),
+    ),
+    Example("no largest values", "top_k", {"support": 1000, "most": 5, "codec": "CODEC_BFLOAT16"}, ([], [])),
+    Example(
+        "statistics of two networks",
+        "statistics",
+        {"networks": 2, "channels": 3},
+        [([0.5, -1.25, 1e-3], [0.0, 2.0, 1e-6]), ([0.1, 3.0, -7.5], [1.0, 0.3, 40.0])],
+    ),
+    Example(
+        "statistics of a network that overflows are the bounds",
+        "statistics",
+        {"networks": 1, "channels": 3},
+        [([float("inf"), float("-inf"), float("nan")], [float("inf"), 1e30, float("nan")])],
+    ),
+    Example("statistics of no channels take no bytes", "statistics", {"networks": 1, "channels": 0}, [([], [])]),
+    Example("losses of four networks", "losses", {"networks": 4}, [2.3025851, 0.0, float("inf"), float("nan")]),
+    Example("how many samples were looked at", "samples", {}, 4096),
 )

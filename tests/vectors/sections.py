@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,19 @@ from hedgerow.codec import (
     signs_section,
 )
 from hedgerow.codec.sections import mask_delta_section, read_mask_delta, read_top_k, top_k_section
-from hedgerow.codec.topk import encode_top_k
+from hedgerow.exchange import (
+    losses_section,
+    read_losses,
+    read_samples,
+    read_statistics,
+    samples_section,
+    statistics_section,
+)
+from hedgerow.recalibration import Moments
 from hedgerow.v1 import payload_pb2 as pb
 from tests.vectors.form import Json, Way, listed, packed, unpacked
 
-__all__ = ["SECTION_WAYS"]
+__all__ = ["SECTION_WAYS", "told_moments"]
 
 Knows = Mapping[str, Json]
 
@@ -92,10 +100,8 @@ def _read_levels(knows: Knows, sent: Knows) -> Json:
 
 def _write_top(knows: Knows, source: Any) -> dict[str, Json]:
     positions, values = np.array(source[0], dtype=np.int64), _floats(source[1])
-    if knows["codec"] == "CODEC_FLOAT32":
-        return _in_words(top_k_section(positions, values, support=knows["support"]))
-    coded = encode_top_k(positions, values, support=knows["support"], codec=pb.CODEC_FLOAT16)
-    return _in_words(Section.of(pb.KIND_TOP_K, coded, count=knows["support"]))
+    codec: pb.Codec = getattr(pb, knows["codec"])
+    return _in_words(top_k_section(positions, values, support=knows["support"], codec=codec))
 
 
 def _read_top(knows: Knows, sent: Knows) -> Json:
@@ -147,6 +153,22 @@ def _read_mask(knows: Knows, sent: Knows) -> Json:
     return packed(read_mask(_section_in(sent), sum(int(np.prod(shape)) for shape in shapes), shapes=shapes))
 
 
+def _write_statistics(knows: Knows, source: Any) -> dict[str, Json]:
+    moments = [Moments(np.array(mean), np.array(variance), 1) for mean, variance in source]
+    return _in_words(statistics_section(moments))
+
+
+def _read_statistics(knows: Knows, sent: Knows) -> Json:
+    # What they are of is in a section of its own.
+    sections = {**_section_in(sent), pb.KIND_COUNTS: samples_section(1)}
+    return told_moments(read_statistics(sections, networks=knows["networks"], channels=knows["channels"]))
+
+
+def told_moments(moments: Sequence[Moments]) -> Json:
+    """Means and variances of each network as the files tell them."""
+    return [{"means": listed(one.mean), "variances": listed(one.variance)} for one in moments]
+
+
 SECTION_WAYS = {
     "bits": Way(
         _write_bits,
@@ -167,5 +189,14 @@ SECTION_WAYS = {
     "counts": Way(
         lambda knows, values: _in_words(counts_section(_floats(values))),
         lambda knows, sent: listed(read_counts(_section_in(sent), knows["count"])),
+    ),
+    "samples": Way(
+        lambda knows, count: _in_words(samples_section(count)),
+        lambda knows, sent: read_samples(_section_in(sent)),
+    ),
+    "statistics": Way(_write_statistics, _read_statistics),
+    "losses": Way(
+        lambda knows, losses: _in_words(losses_section(losses)),
+        lambda knows, sent: listed(read_losses(_section_in(sent), networks=knows["networks"])),
     ),
 }

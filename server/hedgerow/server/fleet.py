@@ -9,7 +9,10 @@ from typing import Protocol
 from hedgerow.errors import FailureKind
 from hedgerow.server.progress import Observer
 
-__all__ = ["Fleet", "Reply", "Request"]
+__all__ = ["GRIDS_OWN", "Fleet", "Reply", "Request"]
+
+GRIDS_OWN: tuple[FailureKind, ...] = ("lost", "transfer")
+"""Failures of which a device does not know: asked again, it may well deliver."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from hedgerow.codec import Header, Sections, decode_payload
 from hedgerow.config import Experiment
 from hedgerow.errors import PayloadError, TooFewRepliesError
-from hedgerow.server.fleet import Fleet, Reply, Request
+from hedgerow.server.fleet import GRIDS_OWN, Fleet, Reply, Request
 from hedgerow.server.progress import Observer
 from hedgerow.telemetry import Failure
 from hedgerow.units import clean_text
@@ -19,6 +19,8 @@ __all__ = ["Said", "look"]
 
 _ENVELOPE = 4096
 """Generous bound of a payload's bytes beside its values."""
+_SECTIONS = 2
+"""What was found, and on how many samples."""
 
 Value = TypeVar("Value")
 
@@ -51,7 +53,8 @@ def look(
     fleet: Fleet,
     observer: Observer,
 ) -> Said[Value]:
-    """Sends requests that change nothing, and waits for the replies, or for the deadline and one usable reply.
+    """Sends requests that change nothing, and waits for replies as a round does: for so many usable ones as a cohort
+    has, for the quorum once the deadline is over, or for everybody who was asked.
 
     Memory grows with the number of devices, by the `values` floats that each says.
 
@@ -74,12 +77,11 @@ def look(
 
     def over() -> bool:
         late = deadline is not None and time.monotonic() - began >= deadline
-        return late and len(said.values) >= quorum
+        usable = len(said.values)
+        return usable >= experiment.fleet.cohort or (late and usable >= quorum)
 
-    asked = 0
     requests = list(requests)
     for reply in fleet.exchange(requests, round=number, over=over):
-        asked += 1
         said.bytes_up += reply.bytes_up
         said.bytes_down += reply.bytes_down
         try:
@@ -96,7 +98,7 @@ def look(
         raise TooFewRepliesError(
             f"{len(said.values)} of {len(requests)} clients gave a usable reply and {quorum} are needed; {why}",
             usable=frozenset(said.values),
-            answered=asked > 0,
+            answered=any(failure.kind not in GRIDS_OWN for failure in said.failures),
         )
     return said
 
@@ -109,4 +111,6 @@ def _read(reply: Reply, said: Said[Value], *, header: Header, limit: int, read: 
     found, sections = decode_payload(reply.payload, limit=limit)
     if found != header.of_reply():
         raise PayloadError("the reply is to another request", kind="mismatch")
+    if len(sections) != _SECTIONS:
+        raise PayloadError(f"a reply of {len(sections)} sections; {_SECTIONS} were asked for", kind="mismatch")
     return read(sections)

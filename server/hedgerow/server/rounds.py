@@ -14,7 +14,7 @@ from hedgerow.pruning import adjustment_of
 from hedgerow.schedules import step_scale
 from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
 from hedgerow.server.cohort import cohort_of
-from hedgerow.server.fleet import Fleet, Reply, Request
+from hedgerow.server.fleet import GRIDS_OWN, Fleet, Reply, Request
 from hedgerow.server.fold import Fold
 from hedgerow.server.growth import GradientSum, adjusted_state
 from hedgerow.server.history import History, MemoryHistory
@@ -25,10 +25,6 @@ from hedgerow.server.state import RoundState
 from hedgerow.telemetry import AdjustmentRecord, SectionBytes
 
 __all__ = ["Round", "play_round"]
-
-
-_GRIDS_OWN = ("lost", "transfer")
-"""Failures of which a device does not know: asked again, it may well deliver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +168,7 @@ def _ask(
     lost = []
     for reply in fleet.exchange(requests, round=round, over=over):
         name = fleet.name(reply.node)
-        if reply.payload is None and reply.kind in _GRIDS_OWN:
+        if reply.payload is None and reply.kind in GRIDS_OWN:
             lost.append((reply, name))
         else:
             journal.add(round, reply, name=name)
@@ -208,5 +204,5 @@ def _require_enough(fold: Fold, cohort: Sequence[int], experiment: Experiment, *
         f"round {round}: {len(fold.clients)} of {len(cohort)} clients gave a usable reply and {needed} are needed; "
         f"{why}",
         usable=frozenset(fold.clients),
-        answered=any(failure.kind not in _GRIDS_OWN for failure in fold.failures),
+        answered=any(failure.kind not in GRIDS_OWN for failure in fold.failures),
     )

@@ -58,7 +58,7 @@ class Header:
 
     Attributes:
         experiment: 6 bytes, the digest that names the experiment.
-        round: the round, from 1; of a request, the version that it brings.
+        round: the round, from 1, and 0 before it; of a request to train, the version that it brings.
         mask_digest: 16 bytes, the mask whose kept positions the sections refer to; none in replies.
         base: the version that a request's sections build on; 0 when they build on none, and in replies.
         tensors: the network's tensors, beside a whole mask; else none.

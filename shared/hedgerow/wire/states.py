@@ -50,7 +50,9 @@ class StateStore:
         return b"" if row is None else bytes(row[0])
 
     def write(self, node: int, state: bytes, *, round: int) -> None:
-        """Remembers a state; the one that round `round` started from stays, older ones go.
+        """Remembers a state; older ones than that which round `round` - 1 started from go.
+
+        That one stays because what is asked after a round has the next number, before the round itself is on disk.
 
         Raises:
             RunError: the file is damaged, or the disk is full.
@@ -60,7 +62,7 @@ class StateStore:
             self._connection.execute(
                 "DELETE FROM states WHERE node = ? AND round <"
                 " (SELECT max(round) FROM states WHERE node = ? AND round < ?)",
-                (node, node, round),
+                (node, node, round - 1),
             )
             self._connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (node, round, state))
             self._connection.execute("COMMIT")

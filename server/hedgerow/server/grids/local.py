@@ -74,15 +74,17 @@ class LocalGrid(WaitingGrid):
         self._queue: deque[Message] = deque()
         self._inbox: dict[str, Message] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
-        count = min(clients, workers if workers is not None else _cores())
-        self._workers = [self._start() for _ in range(count)]
+        self._count = min(clients, workers if workers is not None else _cores())
+        self._workers: list[_Worker] = []
 
     def get_node_ids(self) -> Iterable[int]:
         """All simulated clients are always there."""
         return range(FIRST_NODE, FIRST_NODE + self._clients)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Queues messages for the workers; the group of each is its round."""
+        """Queues messages for the workers, who start with the first; the group of each is its round."""
+        # Not before: what is measured on this machine until then is not to be disturbed by their start.
+        self._workers = self._workers or [self._start() for _ in range(self._count)]
         identifiers = []
         for message in messages:
             identifiers.append(assign_message_id(message))
