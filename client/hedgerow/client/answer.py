@@ -17,6 +17,7 @@ from hedgerow.client.pool import pool_in
 from hedgerow.client.training import Trained, train
 from hedgerow.codec import (
     Candidate,
+    Floats,
     Header,
     Section,
     Sections,
@@ -33,7 +34,7 @@ from hedgerow.files import sealed
 from hedgerow.privacy import Draw, seeded_words
 from hedgerow.pruning import Mask
 from hedgerow.seeds import derive_seed, numpy_generator
-from hedgerow.sparse import KeptNetwork, read_vector, write_vector
+from hedgerow.sparse import read_vector, write_vector
 from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["Answer", "Workshop"]
@@ -145,9 +146,9 @@ class Workshop:
                 generator=numpy_generator(seed, "batches", header.round, client),
             )
         measures = _measures(trained, seconds=time.perf_counter() - began, native_share=network.native_share())
+        vectors = read_vector(network.kept), read_vector(network.floats)
         said = self.exchange.reply(
-            read_vector(network.kept),
-            read_vector(network.floats),
+            *vectors,
             version=version,
             layers=layers,
             memory=memories.residuals(built.digest, layers=layers),
@@ -156,22 +157,25 @@ class Workshop:
         )
         sections_up = [*(one.section for one in said), measures.section()]
         if header.growth:
-            sections_up.append(self._largest(header, memories, network, samples=samples, client=client))
+            if self.experiment.adjustment.gradient == "sent":
+                vectors = self.exchange.starts(version)
+            sections_up.append(self._largest(header, memories, vectors, samples=samples, client=client))
         payload = encode_payload(header.of_reply(), sections_up)
         after = memories.after(header, version, layers=layers, said=said, sections=sections)
         # Once a network is trained, the choice is made.
         return Answer(payload, replace(after, pool=b""))
 
     def _largest(
-        self, header: Header, memories: Memories, network: KeptNetwork, *, samples: Samples, client: int
+        self, header: Header, memories: Memories, vectors: tuple[Floats, Floats], *, samples: Samples, client: int
     ) -> Section:
-        """What is asked about pruned weights, with the values that training gave."""
+        """What is asked about pruned weights, where the others have these values."""
+        kept, floats = vectors
         return largest(
             self.exchange.representation,
             self._model(),
             self.exchange.decode_mask(memories.mask(header.mask_digest)),
-            kept=read_vector(network.kept),
-            floats=read_vector(network.floats),
+            kept=kept,
+            floats=floats,
             growth=header.growth,
             samples=samples,
             dataset=self.dataset,

@@ -172,6 +172,9 @@ class AdjustmentSettings(_Settings):
     batch_size: Annotated[int, Field(ge=2)] | None = None
     """Samples whose gradient tells a device what to grow; when absent as many as go through the network at once in
     training."""
+    gradient: Literal["trained", "sent"] = "trained"
+    """The weights that this gradient is found at: those that a device trained, as in the paper, or those that it was
+    sent, which are the same for all devices."""
 
     def last(self, rounds: int) -> int:
         """The last round that may adjust, of a run of so many."""
