@@ -182,3 +182,16 @@ def test_adjustments_that_cannot_be_made_are_refused(changes: dict[str, object],
     assert Experiment.model_validate(plain).adjustment.last(30) == 15
     with pytest.raises(ValueError, match=says):
         Experiment.model_validate(plain | changes)
+
+
+def test_a_tensor_that_is_kept_whole_takes_no_adjustment() -> None:
+    half = torch.arange(40).view(4, 10) % 2 == 0
+    mask = Mask({"a": half, "b": torch.ones(4, 10, dtype=torch.bool), "c": half})
+    settings = AdjustmentSettings(every=1, until=9, blocks=3)
+    planned = [adjustment_of(round, settings=settings, rounds=20, mask=mask) for round in (1, 2, 3)]
+    assert [list(one.counts) for one in planned if one is not None] == [["c"], ["a"], ["c"]]
+
+
+def test_a_mask_that_keeps_everything_is_never_adjusted() -> None:
+    dense = Mask.dense({"a": (2, 3)})
+    assert adjustment_of(1, settings=AdjustmentSettings(every=1), rounds=20, mask=dense) is None

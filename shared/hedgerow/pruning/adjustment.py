@@ -65,7 +65,7 @@ def adjustment_of(round: int, *, settings: AdjustmentSettings, rounds: int, mask
 
     Of a tensor with n kept weights it is rate/2 · (1 + cos(π · round / (until + every))) · n, rounded, but never more
     than n - 1 nor than are pruned. The number of adjustments before it decides the block, not the round: those are
-    multiples of `every`, which may never meet some of the blocks.
+    multiples of `every`, which may never meet some of the blocks. Tensors that are kept whole are in none.
 
     Args:
         round: from 1.
@@ -76,11 +76,14 @@ def adjustment_of(round: int, *, settings: AdjustmentSettings, rounds: int, mask
     every, until = settings.every, settings.last(rounds)
     if every == 0 or round % every or not 0 < round <= until:
         return None
-    blocks = blocks_of(mask, settings.blocks)
+    kept, sizes = mask.layer_kept(), {name: math.prod(shape) for name, shape in mask.shapes.items()}
+    # A tensor that is whole has nothing to exchange, and a block of such ones would be an adjustment for nothing.
+    blocks = blocks_of([name for name in mask if kept[name] < sizes[name]], settings.blocks)
+    if not blocks:
+        return None
     number = round // every - 1
     block = number % len(blocks)
     share = settings.rate / 2 * (1 + math.cos(math.pi * round / (until + every)))
-    kept, sizes = mask.layer_kept(), {name: math.prod(shape) for name, shape in mask.shapes.items()}
     wanted = {name: math.floor(share * kept[name] + 0.5) for name in blocks[block]}
     most = {name: min(kept[name] - 1, sizes[name] - kept[name]) for name in wanted}
     counts = {name: min(count, most[name]) for name, count in wanted.items() if min(count, most[name]) > 0}
