@@ -13,7 +13,7 @@ Overrides = Mapping[str, object]
 
 FEDTINY: Overrides = {
     "selection.candidates": 4,
-    "selection.trial_steps": 20,
+    "selection.trial_steps": 40,
     "adjustment.every": 3,
     "adjustment.until": 24,
     "adjustment.blocks": 4,

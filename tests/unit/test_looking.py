@@ -315,7 +315,7 @@ def test_trial_training_is_repeatable_and_lowers_the_loss() -> None:
         asked = choice.evaluation(choice.pooled([answer]))
         losses.append(choice.losses(choice.workshop.answer(asked, client=0, state=answer.state)))
     assert np.array_equal(losses[1], losses[2])
-    assert (losses[1] < 0.8 * losses[0]).all()
+    assert (losses[1] < 0.9 * losses[0]).all()
 
 
 def test_a_network_whose_training_fails_does_not_lose_the_others() -> None:

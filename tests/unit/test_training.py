@@ -11,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from hedgerow.client import training
 from hedgerow.client.memory import ClientState
-from hedgerow.client.training import _step, part_sizes
+from hedgerow.client.training import _step, part_sizes, train
+from hedgerow.config import Experiment
+from hedgerow.data import Samples, load_dataset
+from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.seeds import numpy_generator
+from hedgerow.sparse import sparsify
 from hedgerow.telemetry.memory import allocations, phase
 from tests.unit.test_answer import Setting, measures_of
 
@@ -131,3 +137,41 @@ def test_a_client_trains_in_parts_and_says_so_in_its_memory() -> None:
         assert 0 <= measures.native_share <= 1
         peaks.append(max(measures.forward_bytes, measures.backward_bytes, measures.update_bytes))
     assert peaks[1] < 0.9 * peaks[0]
+
+
+@pytest.mark.parametrize("representation", ["weights", "signs"])
+def test_step_sizes_can_fall_to_nothing_within_one_training(
+    monkeypatch: pytest.MonkeyPatch, representation: str
+) -> None:
+    seen: list[list[float]] = []
+
+    def spy(module: nn.Module, parts: object, optimisers: list[torch.optim.Optimizer], *, half: bool) -> float:
+        seen.append([group["lr"] for optimiser in optimisers for group in optimiser.param_groups])
+        return 1.0
+
+    monkeypatch.setattr(training, "_step", spy)
+    experiment = Experiment.model_validate(
+        {
+            "representation": representation,
+            "training": {"epochs": 1, "batch_size": 2},
+            "weights": {"learning_rate": 0.5},
+        }
+    )
+    model, dataset = network(norm=True), load_dataset("digits")
+    shapes = {name: tuple(weight.shape) for name, weight in prunable_tensors(model).items()}
+    for anneal in (False, True):
+        train(
+            sparsify(model, Mask.dense(shapes)),
+            Samples(dataset.train.images[:8], dataset.train.labels[:8]),
+            dataset=dataset,
+            experiment=experiment,
+            round=1,
+            generator=numpy_generator(0, "batches"),
+            anneal=anneal,
+        )
+    before, fallen = seen[:4], seen[4:]
+    assert all(sizes == before[0] for sizes in before)
+    if representation == "weights":
+        assert before[0] == [0.5]
+    for sizes, factor in zip(fallen, [1.0, 0.8535534, 0.5, 0.1464466], strict=True):
+        assert sizes == pytest.approx([factor * size for size in before[0]])

@@ -160,7 +160,9 @@ def _trial_loss(client: ClientNetwork, looker: Looker) -> float:
     """The loss after some steps of training; the largest there is where they fail.
 
     Norms take each batch's statistics then. The running ones, a tenth of which a step renews, would be those of the
-    weights before the training, and the loss would tell how far the weights moved and not how good they are.
+    weights before the training, and the loss would tell how far the weights moved and not how good they are. Step sizes
+    fall to 0 for the same reason: at full ones the loss tells how much noise a network stands, which favours masks of
+    large weights.
     """
     experiment, seed = looker.experiment, looker.experiment.seed
     trained = looker.trained()
@@ -180,6 +182,7 @@ def _trial_loss(client: ClientNetwork, looker: Looker) -> float:
                 experiment=_with_training(experiment, steps=steps, epochs=-(-steps // an_epoch)),
                 round=1,
                 generator=numpy_generator(seed, "trial", looker.round, looker.client),
+                anneal=True,
             )
     except TrainingError:
         # The others can still be chosen.

@@ -71,6 +71,7 @@ def train(
     experiment: Experiment,
     round: int,
     generator: np.random.Generator,
+    anneal: bool = False,
 ) -> Trained:
     """Trains `network` in place on the client's own samples for the epochs of one round.
 
@@ -81,6 +82,7 @@ def train(
         experiment: step sizes, epochs, batch size, precision.
         round: counts from 1; places the round on the schedule of step sizes.
         generator: decides the order of the samples.
+        anneal: let the step sizes fall to 0 from step to step, as half a cosine.
 
     Raises:
         TrainingError: a loss is not finite, or there are too few samples for one step.
@@ -100,12 +102,15 @@ def train(
     if not order:
         raise TrainingError(f"{len(samples)} samples are too few for one step of at least 2")
     optimisers = _optimisers(network, experiment, scale=step_scale(experiment, round=round), steps=len(order))
+    steps = [(group, group["lr"]) for optimiser in optimisers for group in optimiser.param_groups]
     total = 0.0
     peaks = PhaseBytes(forward=0, backward=0, update=0)
     most = settings.batch_size if settings.micro_batch is None else settings.micro_batch
     # The first step makes the optimisers' state, and what a later one allocates is repeated by all others of its size.
     measured = max(range(min(1, len(order) - 1), len(order)), key=lambda number: len(order[number]))
     for number, batch in enumerate(order):
+        for group, step_size in steps if anneal else ():
+            group["lr"] = step_size * (1 + math.cos(math.pi * number / len(order))) / 2
         images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
         sizes = part_sizes(len(batch), most=most)
         parts = list(zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True))

@@ -124,8 +124,8 @@ class SelectionSettings(_Settings):
     fraction: UnitPositive = 0.1
     """Of its samples that a device looks at; at least one batch."""
     trial_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps that a device trains each candidate on others of its samples before it says the loss. 0: none, as in the
-    paper; the loss of an untrained network says little."""
+    """Steps, of sizes that fall to 0, that a device trains each candidate on others of its samples before it says the
+    loss. 0: none, as in the paper; the loss of an untrained network says little."""
 
     @property
     def entries(self) -> tuple[PoolEntry, ...]:
