@@ -94,7 +94,10 @@ def _state(pid: int) -> str:
 def test_a_worker_trains_with_the_threads_it_is_given_and_a_quiet_profiler() -> None:
     worker = WorkerProcess("{}", app=APP, threads=3)
     try:
-        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+        told = Path(f"/proc/{worker.pid}/environ")
+        # The kernel shows none of it until the new program is in place.
+        until(lambda: told.read_bytes() != b"")
+        environment = told.read_bytes().split(b"\0")
         assert {b"KINETO_LOG_LEVEL=99", b"OMP_NUM_THREADS=3", b"MKL_NUM_THREADS=3"} <= set(environment)
     finally:
         worker.close()
