@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from benchmarks.selection.lines import CHOSEN, POOL, pool_line
 from benchmarks.selection.runs import Found, figures_of
 
-__all__ = ["PAIRS", "Choice", "choices", "compared", "spread", "summarised"]
+__all__ = ["CHOICE", "PAIRS", "Choice", "choices", "compared", "spread", "summarised"]
 
+CHOICE = "choice"
 PAIRS: Sequence[tuple[str, str]] = (
     *(("fedtiny", static) for static in POOL),
     ("progressive", "synflow"),
     *((chosen, "pool") for chosen in CHOSEN),
+    (CHOICE, "pool"),
 )
-"""Each line and what it is compared with; `pool` is the mean over the pool's static masks."""
+"""Each line and what it is compared with; `pool` is the mean over the static masks made as the candidates are, and
+`choice` the one of them that is made as the candidate is that the devices of `fedtiny` chose."""
 
 Figures = dict[str, float]
 Accuracies = Mapping[str, Mapping[int, float]]
@@ -36,9 +39,11 @@ class Choice:
     """Its place in the pool, from 0."""
     loss: float | None
     """What the devices said of it, in nats."""
+    accuracy: float | None
+    """After training with this seed, of the static mask that is made like it; None where that was not trained."""
     rank: int | None
-    """Of the static mask that is made like it, among those made like the other candidates, by accuracy after training
-    with this seed: 1 is the best. None where not all of them were trained."""
+    """Of this accuracy among those of the masks made like the other candidates: 1 is the best. None where not all of
+    them were trained."""
 
 
 def spread(values: Sequence[float]) -> float:
@@ -73,6 +78,8 @@ def summarised(found: Found, *, pool: Sequence[str], channels: int) -> Figures:
         if choice.rank is not None:
             figures[f"{choice.line}.rank.{choice.seed}"] = choice.rank
             ranks.setdefault(choice.line, []).append(choice.rank)
+        if choice.line == "fedtiny" and choice.accuracy is not None:
+            of.setdefault(CHOICE, {})[choice.seed] = choice.accuracy
     figures |= {f"{line}.rank": statistics.mean(each) for line, each in ranks.items()}
     return figures | compared(of, pool=pool)
 
@@ -108,4 +115,12 @@ def choices(found: Found) -> Iterator[Choice]:
             own, others = trained[selection.winner], [accuracy for accuracy in trained if accuracy is not None]
             whole = len(others) == len(trained)
             rank = 1 + sum(accuracy > own for accuracy in others) if whole and own is not None else None
-            yield Choice(line=line, seed=seed, name=chosen.name, winner=selection.winner, loss=chosen.loss, rank=rank)
+            yield Choice(
+                line=line,
+                seed=seed,
+                name=chosen.name,
+                winner=selection.winner,
+                loss=chosen.loss,
+                accuracy=own,
+                rank=rank,
+            )

@@ -12,7 +12,7 @@ __all__ = ["CHOSEN", "LINES", "POOL", "QUICK_LINES", "Overrides", "Run", "candid
 Overrides = Mapping[str, object]
 
 FEDTINY: Overrides = {
-    "selection.candidates": 4,
+    "selection.candidates": 3,
     "selection.trial_steps": 40,
     "adjustment.every": 3,
     "adjustment.until": 24,
@@ -70,7 +70,7 @@ POOL: Mapping[str, Overrides] = {
     "lamp": _static("lamp", "global"),
     "magnitude": _static("magnitude", "erk"),
 }
-"""The candidates of the pool, in its order, as static masks."""
+"""What the pool begins with, in its order, as static masks; devices choose among the first of them."""
 CHOSEN: Mapping[str, Overrides] = {
     "selected": {**_part("selection."), "selection.trial_steps": 0},
     "selected-trial": _part("selection."),

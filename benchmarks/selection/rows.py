@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from benchmarks.selection.compared import PAIRS, Choice
+from benchmarks.selection.compared import CHOICE, PAIRS, Choice
 from benchmarks.selection.lines import CHOSEN, LINES, POOL
+from benchmarks.tables import Columns, Figures, number, table
 from benchmarks.targets import Target
 from hedgerow.units import bytes_text, number_text, percent_text
 
 __all__ = ["case_tables", "checks_tables", "targets"]
-
-Figures = Mapping[str, float]
-Text = Callable[[float], str]
-
-
-def _number(decimals: int, unit: str = "") -> Text:
-    return lambda value: f"{value:,.{decimals}f}{unit}"
 
 
 def _error(value: float) -> str:
     return f"{value:.1e}"
 
 
-_POINTS = _number(2, " points")
-_COLUMNS: Mapping[str, tuple[str, Text]] = {
+_POINTS = number(2, " points")
+_COLUMNS: Columns = {
     "accuracy": ("accuracy", lambda value: percent_text(value, decimals=2)),
     "spread": ("±", lambda value: number_text(100 * value, 2)),
-    "seeds": ("seeds", _number(0)),
-    "kept": ("kept", _number(0)),
+    "seeds": ("seeds", number(0)),
+    "kept": ("kept", number(0)),
     "bytes_up": ("up", bytes_text),
     "bytes_down": ("down", bytes_text),
     "bytes_both": ("both", bytes_text),
     "selection_bytes_up": ("of it to choose: up", bytes_text),
     "selection_bytes_down": ("down", bytes_text),
-    "upload_share": ("up / floats", _number(3)),
-    "adjustments": ("adjustments", _number(0)),
-    "exchanged": ("exchanged", _number(0)),
-    "seconds": ("seconds", _number(0)),
+    "upload_share": ("up / floats", number(3)),
+    "adjustments": ("adjustments", number(0)),
+    "exchanged": ("exchanged", number(0)),
+    "seconds": ("seconds", number(0)),
 }
-_PAIR: Mapping[str, tuple[str, Text]] = {
-    "points": ("points", _number(2)),
-    "spread": ("±", _number(2)),
-    "least": ("least", _number(2)),
+_PAIR: Columns = {
+    "points": ("points", number(2)),
+    "spread": ("±", number(2)),
+    "least": ("least", number(2)),
 }
-_CHECKS: Mapping[str, tuple[str, Text]] = {
+_CHECKS: Columns = {
     "exact.pooling.error": ("pooled statistics: largest relative error", _error),
     "exact.pooling.averaged_error": ("… if variances were averaged", _error),
-    "exact.pooling.samples": ("… samples", _number(0)),
-    "exact.pooling.channels": ("… channels", _number(0)),
-    "exact.topk.tensors": ("streaming top-K: tensors", _number(0)),
-    "exact.topk.mismatches": ("… in which it differs", _number(0)),
+    "exact.pooling.samples": ("… samples", number(0)),
+    "exact.pooling.channels": ("… channels", number(0)),
+    "exact.topk.tensors": ("streaming top-K: tensors", number(0)),
+    "exact.topk.mismatches": ("… in which it differs", number(0)),
 }
-_GROWTH: Mapping[str, tuple[str, Text]] = {
-    "weights": ("weights", _number(0)),
+_GROWTH: Columns = {
+    "weights": ("weights", number(0)),
     "dense_bytes": ("dense gradient", bytes_text),
     "plain_bytes": ("pass alone", bytes_text),
     "whole_bytes": ("with the search", bytes_text),
@@ -63,10 +57,10 @@ _GROWTH: Mapping[str, tuple[str, Text]] = {
 
 def case_tables(case: str, figures: Figures, chosen: Iterable[Choice]) -> Iterator[str]:
     """Markdown of one data set and density: all lines, differences, and what devices chose."""
-    yield _table(case, _COLUMNS, {f"{case}.{line}": f"`{line}`" for line in LINES}, figures)
+    yield table(case, _COLUMNS, {f"{case}.{line}": f"`{line}`" for line in LINES}, figures)
     pairs = {f"{case}.{one}_over_{other}": f"`{one}` - `{other}`" for one, other in PAIRS}
     if any(f"{name}.points" in figures for name in pairs):
-        yield _table(f"{case}: differences", _PAIR, pairs, figures)
+        yield table(f"{case}: differences", _PAIR, pairs, figures)
     rows = [
         f"| `{c.line}` | {c.seed} | {c.name} | {number_text(c.loss)} | {'' if c.rank is None else c.rank} |"
         for c in chosen
@@ -82,7 +76,7 @@ def checks_tables(figures: Figures) -> Iterator[str]:
         yield "\n".join(["| exactness | |", "|---|--:|", *rows])
     sizes = {f"memory.growth.{size}": f"{size} layer" for size in ("small", "large")}
     if "memory.growth.largest" in figures:
-        yield _table(f"search for {figures['memory.growth.largest']:,.0f} gradients", _GROWTH, sizes, figures)
+        yield table(f"search for {figures['memory.growth.largest']:,.0f} gradients", _GROWTH, sizes, figures)
 
 
 def targets(figures: Figures, *, cases: Sequence[str], quick: bool) -> Iterator[Target]:
@@ -97,12 +91,12 @@ def _case_targets(cases: Sequence[str]) -> Iterator[Target]:
         for line in POOL:
             title, figure = f"{case}: `fedtiny` - `{line}`", f"{case}.fedtiny_over_{line}.points"
             yield Target(title=title, figure=figure, asked=0, text=_POINTS)
-        for line in CHOSEN:
+        for line in (*CHOSEN, CHOICE):
             title, figure = f"{case}: `{line}` - mean of the pool", f"{case}.{line}_over_pool.points"
             yield Target(title=title, figure=figure, asked=0, text=_POINTS)
         for line in LINES:
             title, figure = f"{case}, `{line}`: bytes up to choose / floats", f"{case}.{line}.upload_share"
-            yield Target(title=title, figure=figure, asked=1.05, at_most=True, text=_number(3))
+            yield Target(title=title, figure=figure, asked=1.05, at_most=True, text=number(3))
 
 
 def _exact_targets() -> Iterator[Target]:
@@ -118,23 +112,5 @@ def _exact_targets() -> Iterator[Target]:
         figure="exact.topk.mismatches",
         asked=0,
         at_most=True,
-        text=_number(0),
-    )
-
-
-def _table(first: str, columns: Mapping[str, tuple[str, Text]], lines: Mapping[str, str], figures: Figures) -> str:
-    there = {name: text for name, text in lines.items() if any(f"{name}.{column}" in figures for column in columns)}
-    shown = [column for column in columns if any(f"{name}.{column}" in figures for name in there)]
-
-    def cells(name: str) -> Sequence[str]:
-        found = {column: figures.get(f"{name}.{column}") for column in shown}
-        return ["" if value is None else columns[column][1](value) for column, value in found.items()]
-
-    headings = [first, *(columns[column][0] for column in shown)]
-    return "\n".join(
-        [
-            "| " + " | ".join(headings) + " |",
-            "|---" + "|--:" * len(shown) + "|",
-            *("| " + " | ".join([text, *cells(name)]) + " |" for name, text in there.items()),
-        ]
+        text=number(0),
     )

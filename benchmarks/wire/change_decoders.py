@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -56,17 +57,8 @@ def change_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
         _talk(Exchange(ARCHITECTURE, how, Values(pb.KIND_FLOATS, wire, PrivacySettings())), generator)
         for how, wire in spoken()
     ]
-
-    def request(data: bytes) -> None:
-        _run_request(data[1:], talks[(data[0] if data else 0) % len(talks)])
-
-    def reply(data: bytes) -> None:
-        _run_reply(data[1:], talks[(data[0] if data else 0) % len(talks)])
-
-    requests = [(i, payload) for i, talk in enumerate(talks) for payload in _request_seeds(talk)]
-    replies = [(i, payload) for i, talk in enumerate(talks) for payload in _reply_seeds(talk, generator)]
-    yield Decoder("new_mask", request, tuple(bytes([i]) + payload for i, payload in requests))
-    yield Decoder("growth", reply, tuple(bytes([i]) + payload for i, payload in replies))
+    yield Decoder.of_any("new_mask", talks, _run_request, _request_seeds)
+    yield Decoder.of_any("growth", talks, _run_reply, functools.partial(_reply_seeds, generator=generator))
 
 
 def _talk(exchange: Exchange, generator: np.random.Generator) -> _Talk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -59,17 +60,8 @@ class _Talk:
 def message_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
     """That of requests and that of replies, with seeds that the generator draws."""
     talks = [_talk(representation, wire, generator) for representation, wire in spoken()]
-
-    def request(data: bytes) -> None:
-        _run_request(data[1:], talks[(data[0] if data else 0) % len(talks)])
-
-    def reply(data: bytes) -> None:
-        _run_reply(data[1:], talks[(data[0] if data else 0) % len(talks)])
-
-    requests = [(i, payload) for i, talk in enumerate(talks) for payload in _request_seeds(talk)]
-    replies = [(i, payload) for i, talk in enumerate(talks) for payload in _reply_seeds(talk, generator)]
-    yield Decoder("request", request, tuple(bytes([i]) + payload for i, payload in requests))
-    yield Decoder("reply", reply, tuple(bytes([i]) + payload for i, payload in replies))
+    yield Decoder.of_any("request", talks, _run_request, _request_seeds)
+    yield Decoder.of_any("reply", talks, _run_reply, functools.partial(_reply_seeds, generator=generator))
 
 
 def spoken() -> Iterator[tuple[Representation, WireSettings]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
+from benchmarks.tables import Columns, Figures, number, table
 from benchmarks.targets import Target
 from hedgerow.units import bytes_text, percent_text
 
@@ -20,16 +21,7 @@ _MESSAGES = {
     "reply": "reply",
 }
 
-Figures = Mapping[str, float]
-Text = Callable[[float], str]
-Columns = Mapping[str, tuple[str, Text]]
-
-
-def _number(decimals: int, unit: str = "") -> Text:
-    return lambda value: f"{value:,.{decimals}f}{unit}"
-
-
-_SHARE, _SPEED = _number(4), _number(0)
+_SHARE, _SPEED = number(4), number(0)
 _FLIPS: Columns = {
     "share": ("size / entropy", _SHARE),
     "encode_mb_s": ("encode, MB/s", _SPEED),
@@ -41,33 +33,33 @@ _FLIPS: Columns = {
 _MASK: Columns = {
     "bytes": ("size", bytes_text),
     "share": ("size / entropy", _SHARE),
-    "encode_mb_s": ("encode, MB/s", _number(1)),
-    "decode_mb_s": ("decode, MB/s", _number(1)),
+    "encode_mb_s": ("encode, MB/s", number(1)),
+    "decode_mb_s": ("decode, MB/s", number(1)),
 }
 _VALUE: Columns = {
-    "bits": ("bits a value", _number(2)),
+    "bits": ("bits a value", number(2)),
     "share": ("size / entropy", _SHARE),
-    "cosine": ("cosine", _number(5)),
+    "cosine": ("cosine", number(5)),
 }
 _MESSAGE: Columns = {
-    "bytes": ("message, bytes", _number(0)),
-    "payload_bytes": ("payload, bytes", _number(0)),
-    "entropy": ("entropy, bytes", _number(0)),
-    "share": ("message / entropy", _number(3)),
-    "payload_share": ("payload / entropy", _number(3)),
+    "bytes": ("message, bytes", number(0)),
+    "payload_bytes": ("payload, bytes", number(0)),
+    "entropy": ("entropy, bytes", number(0)),
+    "share": ("message / entropy", number(3)),
+    "payload_share": ("payload / entropy", number(3)),
 }
 _RUN: Columns = {
     "accuracy": ("accuracy", lambda value: percent_text(value, decimals=2)),
     "bytes_up": ("up", bytes_text),
     "bytes_down": ("down", bytes_text),
     "bytes_both": ("both", bytes_text),
-    "bits_up": ("bits up", _number(3)),
-    "bits_votes": ("of votes", _number(3)),
-    "bits_down": ("bits down", _number(3)),
+    "bits_up": ("bits up", number(3)),
+    "bits_votes": ("of votes", number(3)),
+    "bits_down": ("bits down", number(3)),
     "deltas": ("deltas", percent_text),
-    "up_over_entropy": ("up / entropy", _number(3)),
-    "down_over_entropy": ("down / entropy", _number(3)),
-    "seconds": ("seconds", _number(0)),
+    "up_over_entropy": ("up / entropy", number(3)),
+    "down_over_entropy": ("down / entropy", number(3)),
+    "seconds": ("seconds", number(0)),
 }
 
 
@@ -77,17 +69,17 @@ def tables(figures: Figures) -> Iterator[str]:
 
 
 def _tables(figures: Figures) -> Iterator[str]:
-    yield _table("flips", _FLIPS, {f"flips.{rate:g}": f"{rate:g}" for rate in FLIP_RATES}, figures)
+    yield table("flips", _FLIPS, {f"flips.{rate:g}": f"{rate:g}" for rate in FLIP_RATES}, figures)
     masks = [f"{name}.{density:g}" for name in _MASKS for density in DENSITIES]
-    yield _table("mask", _MASK, {name: name.removeprefix("masks.") for name in masks}, figures)
-    yield _table("change", _VALUE, {f"values.{name}": name for name in VALUES}, figures)
-    yield _table("message", _MESSAGE, {f"message.{name}": text for name, text in _MESSAGES.items()}, figures)
+    yield table("mask", _MASK, {name: name.removeprefix("masks.") for name in masks}, figures)
+    yield table("change", _VALUE, {f"values.{name}": name for name in VALUES}, figures)
+    yield table("message", _MESSAGE, {f"message.{name}": text for name, text in _MESSAGES.items()}, figures)
     runs = sorted({key.rpartition(".")[0] for key in figures if key.startswith("runs.") and key.endswith(".accuracy")})
-    yield _table("run", _RUN, {name: f"`{name.removeprefix('runs.')}`" for name in runs}, figures)
+    yield table("run", _RUN, {name: f"`{name.removeprefix('runs.')}`" for name in runs}, figures)
     votes = {key.split(".")[1] for key in figures if key.startswith("votes.")}
     names = sorted({key.split(".")[2] for key in figures if key.startswith("votes.")})
-    columns = {name: (name.replace("_", " "), _number(1)) for name in names}
-    yield _table("aggregation", columns, {f"votes.{name}": name for name in sorted(votes)}, figures)
+    columns = {name: (name.replace("_", " "), number(1)) for name in names}
+    yield table("aggregation", columns, {f"votes.{name}": name for name in sorted(votes)}, figures)
     fuzzed = {key.removeprefix("fuzz."): value for key, value in figures.items() if key.startswith("fuzz.")}
     lines = (f"| {name} | {value:,.0f} |" for name, value in fuzzed.items())
     yield "\n".join(["| fuzzing | |", "|---|--:|", *lines]) if fuzzed else ""
@@ -119,7 +111,7 @@ def _codec_targets() -> Iterator[Target]:
 
 def _fuzz_targets() -> Iterator[Target]:
     for name in ("crashes", "hangs"):
-        yield Target(title=f"fuzzing: {name}", figure=f"fuzz.{name}", asked=0, at_most=True, text=_number(0))
+        yield Target(title=f"fuzzing: {name}", figure=f"fuzz.{name}", asked=0, at_most=True, text=number(0))
 
 
 def _large_targets() -> Iterator[Target]:
@@ -129,7 +121,7 @@ def _large_targets() -> Iterator[Target]:
                 title=f"flips at {rate:g}: {way}",
                 figure=f"flips.{rate:g}.{way}_mb_s",
                 asked=250,
-                text=_number(0, " MB/s"),
+                text=number(0, " MB/s"),
             )
     for name, title in _MESSAGES.items():
         yield Target(
@@ -137,44 +129,24 @@ def _large_targets() -> Iterator[Target]:
             figure=f"message.{name}.share",
             asked=1.05,
             at_most=True,
-            text=_number(3),
+            text=number(3),
         )
     yield Target(
-        title="run: bits up a kept weight", figure="runs.coded-0.05.bits_up", asked=0.6, at_most=True, text=_number(3)
+        title="run: bits up a kept weight", figure="runs.coded-0.05.bits_up", asked=0.6, at_most=True, text=number(3)
     )
-    yield Target(
-        title="run: points of accuracy against one bit", figure="runs.points-0.05", asked=-0.3, text=_number(2)
-    )
+    yield Target(title="run: points of accuracy against one bit", figure="runs.points-0.05", asked=-0.3, text=number(2))
     yield Target(
         title="run: bytes both ways, of one bit's",
         figure="runs.ratio.bytes_both-0.05",
         asked=0.5,
         at_most=True,
-        text=_number(3),
+        text=number(3),
     )
     for name, asked in (("votes_weighted", 150), ("votes_decoded", 4)):
         yield Target(
             title=f"{name.replace('_', ' ')}: clients a second, of float masks'",
             figure=f"votes.{name}.over_float_masks",
             asked=asked,
-            text=_number(1, "×"),
+            text=number(1, "×"),
         )
-    yield Target(title="fuzzing: inputs", figure="fuzz.inputs", asked=1_000_000, text=_number(0))
-
-
-def _table(first: str, columns: Columns, lines: Mapping[str, str], figures: Figures) -> str:
-    def cells(name: str) -> Sequence[str]:
-        found = {column: figures.get(f"{name}.{column}") for column in columns}
-        return ["" if value is None else columns[column][1](value) for column, value in found.items()]
-
-    headings = [first, *(heading for heading, _ in columns.values())]
-    there = [name for name in lines if any(f"{name}.{column}" in figures for column in columns)]
-    if not there:
-        return ""
-    return "\n".join(
-        [
-            "| " + " | ".join(headings) + " |",
-            "|---" + "|--:" * len(columns) + "|",
-            *("| " + " | ".join([lines[name], *cells(name)]) + " |" for name in there),
-        ]
-    )
+    yield Target(title="fuzzing: inputs", figure="fuzz.inputs", asked=1_000_000, text=number(0))

@@ -171,6 +171,8 @@ def test_selection_and_adjustment_are_measured_beside_static_masks(tmp_path: Pat
     pool = [of[line]["accuracy"] for line in candidates(quick=True)]
     chosen = pool[int(figures["digits.0.1.selected.winner.0"])]
     assert sorted(pool, reverse=True)[int(figures["digits.0.1.selected.rank.0"]) - 1] == chosen
+    gain = 100 * (pool[int(figures["digits.0.1.fedtiny.winner.0"])] - sum(pool) / len(pool))
+    assert figures["digits.0.1.choice_over_pool.points"] == pytest.approx(gain)
     assert [name for name in figures if not explained(name)] == []
     assert f"| `fedtiny` - `synflow` | {figures['digits.0.1.fedtiny_over_synflow.points']:.2f} |" in done.stdout
     assert (tmp_path / "runs" / "selection-quick.png").read_bytes().startswith(b"\x89PNG")
