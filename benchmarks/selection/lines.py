@@ -18,6 +18,7 @@ FEDTINY: Overrides = {
     "adjustment.until": 24,
     "adjustment.blocks": 4,
     "adjustment.batch_size": 128,
+    "adjustment.relative": True,
 }
 """A choice among the pool and progressive pruning; the other lines have parts of it."""
 FEDERATED: Overrides = {
@@ -43,7 +44,7 @@ QUICK: Overrides = {
     "training.kernels": "dense",
     "evaluation.every": 2,
 }
-QUICK_LINES = ("synflow", "random", "lamp", "selected", "fedtiny", "fedtiny-public")
+QUICK_LINES = ("synflow", "random", "random-igq", "selected", "fedtiny", "fedtiny-public")
 """A run is a few seconds of starting a worker, however small it is."""
 _QUICK_PARTS: Overrides = {
     "selection.candidates": 3,
@@ -67,6 +68,7 @@ def _part(*sections: str) -> Overrides:
 POOL: Mapping[str, Overrides] = {
     "synflow": _static("synflow", "global"),
     "random": _static("random", "erk"),
+    "random-igq": _static("random", "igq"),
     "lamp": _static("lamp", "global"),
     "magnitude": _static("magnitude", "erk"),
 }

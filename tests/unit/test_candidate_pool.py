@@ -16,7 +16,7 @@ from hedgerow.server.pretraining import pretrained
 from hedgerow.server.progress import Observer
 from hedgerow.sparse import float_tensors, gather_kept, read_vector
 
-CHANGES = [("model.name", "mlp"), ("pruning.iterations", 3), ("selection.candidates", 8)]
+CHANGES = [("model.name", "mlp"), ("pruning.iterations", 3), ("selection.candidates", 9)]
 FLOAT = ("representation", "weights")
 PAPER = [FLOAT, ("selection.public_samples", 64), ("selection.candidates", 3)]
 
@@ -54,13 +54,13 @@ def names(pool: list[Candidate]) -> list[str]:
 def test_the_pool_is_one_network_for_each_entry_each_with_another_mask() -> None:
     experiment, _, pool = pool_with(FLOAT)
     assert names(pool) == list(experiment.selection.pool)
-    assert len({candidate.state.mask.digest for candidate in pool}) == 8
+    assert len({candidate.state.mask.digest for candidate in pool}) == 9
     assert {candidate.state.mask.kept for candidate in pool} == {pool[0].state.mask.kept}
     assert {candidate.state.round for candidate in pool} == {0}
 
 
 def test_a_pool_is_made_again_as_it_was() -> None:
-    one, two = (pool_with(FLOAT, ("selection.candidates", 10))[2] for _ in range(2))
+    one, two = (pool_with(FLOAT, ("selection.candidates", 11))[2] for _ in range(2))
     assert names(one) == names(two)
     for a, b in zip(one, two, strict=True):
         assert a.state.mask == b.state.mask

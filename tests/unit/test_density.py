@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgerow.errors import PruningError
-from hedgerow.pruning import Mask, erk, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning import Mask, erk, igq, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.density import least_density
 from hedgerow.pruning.selection import kth_smallest, smallest
 
@@ -45,8 +45,13 @@ def test_erk_counts_kernels_and_groups_by_their_own_dimensions() -> None:
     assert erk({"depth": (16, 1, 3, 3), "point": (32, 16, 1, 1)}, density=73 / 656) == {"depth": 23, "point": 50}
 
 
+def test_ideal_gas_quotas_are_sparser_the_larger_a_layer_is() -> None:
+    # F = 1/20: 20 / 2, 60 / 4, 180 / 10.
+    assert igq({"a": (4, 5), "b": (6, 10), "c": (180,)}, density=43 / 260) == {"a": 10, "b": 15, "c": 18}
+
+
 @settings(max_examples=200, deadline=None)
-@given(shapes_of_layers, st.floats(0.01, 1), st.sampled_from([uniform, erk]))
+@given(shapes_of_layers, st.floats(0.01, 1), st.sampled_from([uniform, erk, igq]))
 def test_counts_fit_the_layers_and_sum_exactly(shapes, density, rule) -> None:  # type: ignore[no-untyped-def]  # one of two functions
     size = size_of(shapes)
     if round(density * size) < len(shapes):
@@ -64,6 +69,7 @@ def test_density_one_keeps_all_of_every_layer(shapes: dict[str, tuple[int, ...]]
     everything = {name: size_of({name: shape}) for name, shape in shapes.items()}
     assert uniform(shapes, density=1) == everything
     assert erk(shapes, density=1) == everything
+    assert igq(shapes, density=1) == everything
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.01, float("nan")])

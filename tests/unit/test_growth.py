@@ -165,6 +165,44 @@ def test_whole_networks_with_norms_have_the_gradients_of_the_dense_one(
         assert positions.size == min(50, int(np.count_nonzero(expected)))
 
 
+@pytest.mark.parametrize("piece", [1, 7, 40, 1 << 16])
+@pytest.mark.parametrize("name", ["conv", "groups", "linear"])
+def test_relative_gradients_are_in_units_of_the_deviations_that_the_next_norm_divides_by(
+    name: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hedgerow.sparse.growth._PIECE", piece)
+    make, shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer = make()
+    outputs = len(next(layer.parameters()))
+    norm = nn.BatchNorm1d(outputs) if name == "linear" else nn.BatchNorm2d(outputs)
+    model = nn.Sequential(layer, norm, nn.Flatten(), nn.LazyLinear(4), nn.ReLU())
+    x = torch.randn(shape)
+    model(x)
+    bits = {tensor: mask.clone() for tensor, mask in random_mask(model).items()}
+    # A channel that says nothing: its gradients are 1 / sqrt(eps) times those of an input of the norm.
+    bits["0.weight"][1] = False
+    mask = Mask(bits)
+    network = filled(Weights(), model, mask)
+    few = 5
+
+    def loss(module: nn.Module) -> Tensor:
+        return (module.train()(x) ** 2).sum()  # type: ignore[no-any-return]  # modules return Any
+
+    counts = dict.fromkeys(mask, few)
+    result = largest_gradients(network.module, counts, lambda: loss(network.module), relative=True)
+    dense = dense_gradients(Weights(), model, mask, network, loss)
+    out = network.module.get_submodule("0")(x).detach()
+    deviations = (out.transpose(0, 1).reshape(outputs, -1).var(dim=1, correction=0) + norm.eps).sqrt()
+    assert deviations[1] == pytest.approx(norm.eps**0.5)
+    scaled = (dense["0.weight"].view(outputs, -1) * deviations[:, None]).flatten()
+    for tensor, expected in (("0.weight", scaled.numpy()), ("3.weight", dense["3.weight"].numpy())):
+        positions, values = result[tensor]
+        np.testing.assert_allclose(values, expected[positions], rtol=1e-3, atol=1e-4)
+        most = np.sort(np.abs(expected))[::-1][:few]
+        np.testing.assert_allclose(np.sort(np.abs(values))[::-1], most, rtol=1e-3, atol=1e-4)
+
+
 def test_the_network_comes_out_as_it_went_in() -> None:
     model = build_model("conv4", input_shape=(1, 8, 8), classes=3, norm="batch", seed=0)
     network = filled(Weights(), model, random_mask(model))
@@ -174,11 +212,11 @@ def test_the_network_comes_out_as_it_went_in() -> None:
     wanted = [p.requires_grad for p in network.module.parameters()]
     images = torch.randn(4, 1, 8, 8)
     counts = dict.fromkeys(random_mask(model), 5)
-    largest_gradients(network.module, counts, lambda: (network.module(images) ** 2).mean())
+    largest_gradients(network.module, counts, lambda: (network.module(images) ** 2).mean(), relative=True)
     assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
     assert [p.requires_grad for p in network.module.parameters()] == wanted
     assert all(p.grad is None for p in network.module.parameters())
-    assert not any(m.training or m._forward_hooks for m in network.module.modules())
+    assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in network.module.modules())
 
 
 def test_a_layer_that_keeps_everything_or_is_not_run_has_none() -> None:

@@ -75,13 +75,13 @@ def test_an_entry_says_saliency_rule_and_whether_chance_changes_the_densities() 
         ("random", "'random' is not saliency/rule; write it as 'random/erk', for example"),
         ("", "'' is not saliency/rule"),
         ("rndom/erk", "'rndom/erk' has the unknown saliency 'rndom'; allowed are synflow, magnitude, random, lamp"),
-        ("random/erk/", "has the unknown rule 'erk/'; allowed are global, uniform, erk"),
+        ("random/erk/", "has the unknown rule 'erk/'; allowed are global, uniform, erk, igq"),
         ("random/erk~~", "has the unknown rule 'erk~'"),
         ("random/erk ", "has the unknown rule 'erk '"),
         ("synflow/erk", "SynFlow decides the density of each layer itself; write 'synflow/global'"),
         ("synflow/erk~", "SynFlow decides the density of each layer itself"),
-        ("synflow/global~", "leave ~ out, or take the rule uniform or erk"),
-        ("lamp/global~", "leave ~ out, or take the rule uniform or erk"),
+        ("synflow/global~", "leave ~ out, or take the rule uniform, erk or igq"),
+        ("lamp/global~", "leave ~ out, or take the rule uniform, erk or igq"),
     ],
 )
 def test_an_entry_that_no_mask_can_have_is_refused_in_one_sentence(text: str, sentence: str) -> None:

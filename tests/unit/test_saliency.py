@@ -85,7 +85,7 @@ def test_scores_are_copies_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("saliency", ["magnitude", "random", "lamp"])
-@pytest.mark.parametrize("rule", ["global", "uniform", "erk"])
+@pytest.mark.parametrize("rule", ["global", "uniform", "erk", "igq"])
 def test_every_saliency_and_rule_keeps_exactly_the_asked_number(saliency: SaliencyName, rule: DensityRuleName) -> None:
     mask = initial_mask(network(), (1, 4, 4), saliency=saliency, rule=rule, density=0.25, iterations=5, seed=3)
     assert mask.kept == round(0.25 * 116)
@@ -93,7 +93,7 @@ def test_every_saliency_and_rule_keeps_exactly_the_asked_number(saliency: Salien
         assert mask.layer_kept() == uniform(mask.shapes, density=0.25)
 
 
-@pytest.mark.parametrize("rule", ["uniform", "erk"])
+@pytest.mark.parametrize("rule", ["uniform", "erk", "igq"])
 def test_synflow_refuses_layer_densities_from_outside(rule: DensityRuleName) -> None:
     with pytest.raises(PruningError, match=f"'{rule}' does not fit: use rule 'global'"):
         initial_mask(network(), (1, 4, 4), saliency="synflow", rule=rule, density=0.25, iterations=5, seed=3)

@@ -79,7 +79,8 @@ def largest(
     batch = _batch(len(samples), experiment, generator=numpy_generator(experiment.seed, "growth", round, client))
     images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
     loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
-    found = largest_gradients(network.module, counts, loss)
+    relative = experiment.adjustment.relative
+    found = largest_gradients(network.module, counts, loss, relative=relative)
     return growth_section(found, mask=mask, growth=growth, wire=experiment.wire)
 
 

@@ -10,7 +10,7 @@ from hedgerow.errors import ConfigError
 __all__ = ["PoolEntry"]
 
 _Saliency: TypeAlias = Literal["synflow", "magnitude", "random", "lamp"]
-_Rule: TypeAlias = Literal["global", "uniform", "erk"]
+_Rule: TypeAlias = Literal["global", "uniform", "erk", "igq"]
 _SALIENCIES: dict[str, _Saliency] = {name: name for name in get_args(_Saliency)}
 _RULES: dict[str, _Rule] = {name: name for name in get_args(_Rule)}
 
@@ -56,6 +56,6 @@ class PoolEntry:
         if jittered and rule == "global":
             raise ConfigError(
                 f"selection.pool: {text!r} cannot be made, as the rule global sets no layer's density that could be "
-                "jittered; leave ~ out, or take the rule uniform or erk"
+                "jittered; leave ~ out, or take the rule uniform, erk or igq"
             )
         return cls(saliency=_SALIENCIES[saliency], rule=_RULES[rule], jittered=jittered)

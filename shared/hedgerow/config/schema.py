@@ -90,7 +90,7 @@ class PruningSettings(_Settings):
     density: UnitPositive = 0.05
     """Kept fraction of all prunable weights; 1 = dense."""
     saliency: Literal["synflow", "magnitude", "random", "lamp"] = "synflow"
-    rule: Literal["global", "uniform", "erk"] = "global"
+    rule: Literal["global", "uniform", "erk", "igq"] = "global"
     iterations: Count = 100
     """Steps of SynFlow's exponential schedule."""
 
@@ -104,12 +104,13 @@ class SelectionSettings(_Settings):
     pool: Annotated[tuple[str, ...], Field(strict=False)] = (
         "synflow/global",
         "random/erk",
+        "random/igq",
         "lamp/global",
         "magnitude/erk",
         "random/uniform",
-        "magnitude/uniform",
+        "magnitude/igq",
         "random/erk~",
-        "magnitude/erk~",
+        "random/igq~",
     )
     """How they are made, in turn: saliency/rule, with ~ where the rule's densities are jittered. After the last, the
     first again, from another draw of weights and numbers."""
@@ -175,6 +176,9 @@ class AdjustmentSettings(_Settings):
     gradient: Literal["trained", "sent"] = "trained"
     """The weights that this gradient is found at: those that a device trained, as in the paper, or those that it was
     sent, which are the same for all devices."""
+    relative: bool = False
+    """Compare gradients in units of what the batch norm after a layer divides each channel by. Plain ones are the
+    larger, the less a channel varies, so that a few channels take most of what grows."""
 
     def last(self, rounds: int) -> int:
         """The last round that may adjust, of a run of so many."""

@@ -8,7 +8,7 @@
 """
 
 from hedgerow.pruning.adjustment import Adjustment, Gradients, adjusted, adjustment_of, blocks_of
-from hedgerow.pruning.density import erk, jittered, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.density import erk, igq, jittered, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.moves import Moves
@@ -31,6 +31,7 @@ __all__ = [
     "blocks_of",
     "candidate_mask",
     "erk",
+    "igq",
     "initial_mask",
     "jittered",
     "keep_top",

@@ -16,9 +16,11 @@ import torch
 from hedgerow.errors import PruningError
 from hedgerow.pruning.mask import Mask
 
-__all__ = ["LayerRule", "erk", "jittered", "keep_top", "keep_top_global", "kept_count", "uniform"]
+__all__ = ["LayerRule", "erk", "igq", "jittered", "keep_top", "keep_top_global", "kept_count", "uniform"]
 
 Shapes = Mapping[str, Sequence[int]]
+_HALVINGS = 100
+"""As many as a float can show, from 1 down to what matters for 10^15 weights."""
 
 
 class LayerRule(Protocol):
@@ -80,6 +82,33 @@ def erk(shapes: Shapes, *, density: float) -> dict[str, int]:
     sizes = [prod(shape) for shape in shapes.values()]
     kept = kept_count(density, size=sum(sizes), layers=len(sizes))
     return dict(zip(shapes, _apportion([float(sum(shape)) for shape in shapes.values()], sizes, kept), strict=True))
+
+
+def igq(shapes: Shapes, *, density: float) -> dict[str, int]:
+    """Ideal gas quotas: a layer of n weights keeps n / (F · n + 1), so that the larger it is, the sparser it gets.
+
+    F is solved so that the kept counts sum to ``round(density * N)``. At low densities all layers that have so many
+    keep about as many weights, at high ones about the same fraction. Each layer keeps at least one weight. Source:
+    Vysogorets and Kempe 2021, arXiv 2107.02306.
+
+    Raises:
+        PruningError: as `kept_count`.
+
+    >>> igq({"small": (10,), "large": (1000,)}, density=0.2)
+    {'small': 10, 'large': 192}
+    """
+    sizes = [prod(shape) for shape in shapes.values()]
+    kept = kept_count(density, size=sum(sizes), layers=len(sizes))
+
+    def shares(force: float) -> list[float]:
+        return [max(1.0, size / (force * size + 1)) for size in sizes]
+
+    # Layers keep everything without a force, and one weight each with a force of 1.
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(shares(middle)) > kept else (low, middle)
+    return dict(zip(shapes, _apportion(shares(high), sizes, kept), strict=True))
 
 
 def jittered(

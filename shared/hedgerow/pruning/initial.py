@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from hedgerow.errors import PruningError
-from hedgerow.pruning.density import LayerRule, erk, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.density import LayerRule, erk, igq, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
@@ -17,12 +17,12 @@ from hedgerow.pruning.synflow import synflow
 __all__ = ["DensityRuleName", "SaliencyName", "initial_mask"]
 
 SaliencyName = Literal["synflow", "magnitude", "random", "lamp"]
-DensityRuleName = Literal["global", "uniform", "erk"]
+DensityRuleName = Literal["global", "uniform", "erk", "igq"]
 
 SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude, "random": random, "lamp": lamp}
 """Those that look at the weights alone."""
 
-LAYER_RULES: dict[str, LayerRule] = {"uniform": uniform, "erk": erk}
+LAYER_RULES: dict[str, LayerRule] = {"uniform": uniform, "erk": erk, "igq": igq}
 """Those that fix how many weights each layer keeps."""
 
 

@@ -6,21 +6,22 @@ it can be computed alone. Each part goes through a buffer of the largest so far,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, prod
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hedgerow.errors import TrainingError
 from hedgerow.sparse.gradient_pieces import gradient_pieces
 from hedgerow.sparse.index import KeptIndex
-from hedgerow.sparse.layers import SparseLayer
+from hedgerow.sparse.layers import SparseConv2d, SparseLayer, SparseLinear
 from hedgerow.sparse.measuring import undisturbed
 from hedgerow.telemetry.memory import phase
 
@@ -88,7 +89,7 @@ def _largest(positions: Tensor, sizes: Tensor, k: int) -> Tensor:
 
 
 def largest_gradients(
-    module: nn.Module, counts: Mapping[str, int], loss: Callable[[], Tensor]
+    module: nn.Module, counts: Mapping[str, int], loss: Callable[[], Tensor], *, relative: bool = False
 ) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """Of some layers, the largest gradients of the weight where it is pruned; 0 is none of them.
 
@@ -102,6 +103,8 @@ def largest_gradients(
             went in: parameters, gradients (which are none), buffers, modes.
         counts: how many to find of each prunable tensor, by its name in the dense network; at least 0.
         loss: runs `module` on a batch; (), its mean loss.
+        relative: multiply the gradients of a layer that goes right into a batch norm by the standard deviations that
+            this divides its channels by, so that they are those of weights in units of their channel's deviation.
 
     Returns:
         For each of `counts` flat row-major positions in the dense weight, (k,), ascending, and gradients, (k,). Fewer
@@ -119,11 +122,14 @@ def largest_gradients(
     with undisturbed(module), _frozen(module):
         module.train()
         handles = [one.layer.register_forward_hook(one.tap) for one in asked.values()]
+        handles += _spread_hooks(module, asked.values()) if relative else []
         try:
             value = loss()
         finally:
             for handle in handles:
                 handle.remove()
+            for one in asked.values():
+                one.output = None
         if not isfinite(value.item()):
             raise TrainingError(f"the loss became {value.item()} where gradients were asked for; lower the step sizes")
         if value.requires_grad:
@@ -132,6 +138,24 @@ def largest_gradients(
             one.finish()
     nothing = TopK(0)
     return {name: (asked[name].top if name in asked else nothing).result() for name in counts}
+
+
+def _spread_hooks(module: nn.Module, asked: Iterable[_Asked]) -> list[RemovableHandle]:
+    """Hooks by which batch norms tell the layers right before them how far each of their outputs spreads."""
+
+    def tell(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        (x,) = arguments
+        for one in waiting:
+            if one.output is x:
+                # Of the last run where there are several.
+                spread = x.detach().float().var(dim=[d for d in range(x.dim()) if d != 1], correction=0)
+                one.spread = (spread + cast(nn.modules.batchnorm._BatchNorm, norm).eps).sqrt_()
+                one.output = None
+
+    # Of others, what belongs to an output does not lie together.
+    waiting = [one for one in asked if isinstance(one.layer, SparseConv2d | SparseLinear)]
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    return [norm.register_forward_pre_hook(tell) for norm in norms]
 
 
 @contextmanager
@@ -155,6 +179,10 @@ class _Asked:
     top: TopK
     runs: int = 0
     found: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    spread: Tensor | None = None
+    """(outputs,) what each output's gradients are multiplied by."""
+    output: Tensor | None = None
+    """Of the last run, until something takes it."""
 
     def tap(self, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A forward hook."""
@@ -163,7 +191,8 @@ class _Asked:
         anchor = torch.empty(0, requires_grad=True)
         # A view cannot be changed in place here and later once more.
         output = output.clone() if output._is_view() else output
-        return cast(Tensor, _Tap.apply(output, arguments[0].detach(), anchor, self.take))  # type: ignore[no-untyped-call]  # torch does not type it
+        self.output = cast(Tensor, _Tap.apply(output, arguments[0].detach(), anchor, self.take))  # type: ignore[no-untyped-call]  # torch does not type it
+        return self.output
 
     def take(self, x: Tensor, grad: Tensor) -> None:
         """One run's input and the gradient of its output."""
@@ -177,8 +206,16 @@ class _Asked:
         with phase(f"growth.{self.name}"):
             if self.found and self.top.k:
                 for begin, piece in gradient_pieces(self.layer, self.found, most=max(_PIECE, 2 * self.top.k)):
-                    _take_piece(self.layer, self.top, begin, piece)
+                    _take_piece(self.layer, self.top, begin, self._scaled(begin, piece))
             self.found.clear()
+
+    def _scaled(self, begin: int, piece: Tensor) -> Tensor:
+        if self.spread is None:
+            return piece
+        # A piece is of some whole outputs, or of a part of one.
+        size = prod(self.layer.dense_shape[1:])
+        first, last = begin // size, -(-(begin + piece.numel()) // size)
+        return piece.view(last - first, -1).mul_(self.spread[first:last, None]).view(-1)
 
 
 class _Tap(torch.autograd.Function):
