@@ -29,13 +29,14 @@ from hedgerow.config import PrivacySettings, WireSettings
 from hedgerow.exchange import Architecture, Exchange, Measures
 from hedgerow.privacy import seeded_words
 from hedgerow.representation import Values, Weights
-from hedgerow.server.aggregation import FloatMean
+from hedgerow.server.aggregation import FloatMean, Nested
 from hedgerow.server.fleet import Reply, Request
 from hedgerow.server.fold import Fold
 from hedgerow.server.grids.fleet import GridFleet
 from hedgerow.server.grids.remote.entries import node_of
 from hedgerow.server.grids.remote.grid import RemoteGrid
 from hedgerow.server.grids.remote.view import FleetObserver
+from hedgerow.server.reading import Reader
 from hedgerow.v1 import fleet_pb2
 from hedgerow.v1 import payload_pb2 as pb
 from hedgerow.wire.addresses import Address
@@ -230,12 +231,9 @@ def valid_reply() -> bytes:
 
 def _new_fold() -> Fold:
     return Fold(
-        header=_HEADER,
-        version=_VERSION,
-        layers=[_KEPT],
-        exchange=_EXCHANGE,
-        kept=FloatMean(_KEPT),
-        floats=FloatMean(_FLOATS),
+        {0: Reader(_HEADER, _VERSION, [_KEPT], _EXCHANGE)},
+        kept=Nested([FloatMean(_KEPT)], places=[None], count=_KEPT),
+        floats=Nested([FloatMean(_FLOATS)], places=[None], count=_FLOATS),
     )
 
 

@@ -90,7 +90,7 @@ def figures_of(records: Records, *, channels: int) -> dict[str, float]:
         "bytes_down": down,
         "bytes_both": up + down,
         "adjustments": len(adjustments),
-        "exchanged": sum(sum(found.exchanged.values()) for found in adjustments),
+        "exchanged": sum(found.weights for found in adjustments),
         "failures": sum(len(r.failures) for r in records) + (0 if selection is None else len(selection.failures)),
         "seconds": sum(r.measured.seconds for r in records),
     }

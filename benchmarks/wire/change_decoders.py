@@ -14,15 +14,16 @@ from hedgerow.client.memory import ClientState, Memories
 from hedgerow.codec import Growth, Header, decode_payload, encode_payload, has_mask
 from hedgerow.config import PrivacySettings
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Exchange, Version, asked_counts, growth_section
+from hedgerow.exchange import Exchange, Version, asked_counts, growth_section, marked_counts
 from hedgerow.files import sealed
 from hedgerow.privacy import seeded_words
 from hedgerow.pruning import Mask, Moves
 from hedgerow.representation import Representation, Said, Signs, Values
-from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
+from hedgerow.server.aggregation import Aggregator, FloatMean, Nested, SignMean
 from hedgerow.server.fleet import Reply
 from hedgerow.server.fold import Fold
 from hedgerow.server.growth import GradientSum
+from hedgerow.server.reading import Reader
 from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["change_decoders"]
@@ -112,6 +113,7 @@ def _run_request(data: bytes, talk: _Talk) -> None:
     assert mask.digest == header.mask_digest
     counts, layers = asked_counts(header.growth, mask=mask), tuple(mask.layer_kept().values())
     assert sum(counts.values()) <= mask.kept
+    assert sum(marked_counts(header.growth, layers=layers)) <= mask.kept
     base = memories.version(header.base, header.mask_digest, layers=layers) if header.base else None
     version = exchange.decode(sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=layers)
     kept, floats = exchange.starts(version)
@@ -150,15 +152,12 @@ def _reply_seeds(talk: _Talk, generator: np.random.Generator) -> Iterator[bytes]
 
 def _run_reply(data: bytes, talk: _Talk) -> None:
     """What a coordinator does with a reply to a round that adjusts the mask."""
-    kept, floats = _aggregator(talk.exchange.representation, talk.new.kept), FloatMean(ARCHITECTURE.float_count)
+    count, others = talk.new.kept, ARCHITECTURE.float_count
     gradients = GradientSum(talk.new, _GROWTH)
     fold = Fold(
-        header=replace(talk.header, growth=_GROWTH),
-        version=talk.version,
-        layers=talk.layers,
-        exchange=talk.exchange,
-        kept=kept,
-        floats=floats,
+        {0: Reader(replace(talk.header, growth=_GROWTH), talk.version, talk.layers, talk.exchange)},
+        kept=Nested([_aggregator(talk.exchange.representation, count)], places=[None], count=count),
+        floats=Nested([FloatMean(others)], places=[None], count=others),
         gradients=gradients,
     )
     fold.take(Reply(1, data, None, {}, len(data), len(data)), name="client-1")

@@ -163,30 +163,33 @@ def _mask_seeds(shapes: tuple[tuple[int, ...], ...], generator: np.random.Genera
     rows = np.concatenate([np.repeat(generator.random(s[0]), _weights((s[1:],))) for s in shapes] or [np.zeros(0)])
     for share in (np.zeros(count), np.full(count, 0.05), np.full(count, 0.3), rows / 4, rows, np.ones(count)):
         bits = generator.random(count) < share
-        yield encode_mask(bits, shapes=shapes)
-        yield plain_mask_section(bits).coded
+        packed = PackedBits.from_bools(bits)
+        yield encode_mask(packed, shapes=shapes)
+        yield plain_mask_section(packed).coded
 
 
 def _run_mask(coded: Coded, shapes: tuple[tuple[int, ...], ...]) -> None:
     count = _weights(shapes)
     section = Section.of(pb.KIND_MASK, coded, count=count)
     bits = read_mask({pb.KIND_MASK: section}, count, shapes=shapes)
-    assert bits.shape == (count,)
-    assert bits.dtype == np.bool_
+    assert bits.count == count
     if coded.codec == pb.CODEC_MASK_RANS:
-        assert (decode_mask(coded, count, shapes=shapes) == bits).all()
+        assert (decode_mask(coded, count, shapes=shapes).data == bits.data).all()
 
 
-_DELTAS = tuple(np.arange(count) % every == 0 for count, every in ((2000, 20), (300, 2), (0, 1), (50, 1)))
+_DELTAS = tuple(
+    PackedBits.from_bools(np.arange(count) % every == 0) for count, every in ((2000, 20), (300, 2), (0, 1), (50, 1))
+)
 
 
-def _delta_seeds(old: np.ndarray, generator: np.random.Generator) -> Iterator[Coded]:
+def _delta_seeds(old: PackedBits, generator: np.random.Generator) -> Iterator[Coded]:
     for rate in (0.0, 0.01, 0.2, 0.9):
-        yield encode_mask_delta(old ^ (generator.random(old.size) < rate), old)
+        new = old.to_bools() ^ (generator.random(old.count) < rate)
+        yield encode_mask_delta(PackedBits.from_bools(new), old)
 
 
-def _run_delta(coded: Coded, old: np.ndarray) -> None:
-    assert decode_mask_delta(coded, old).shape == old.shape
+def _run_delta(coded: Coded, old: PackedBits) -> None:
+    assert decode_mask_delta(coded, old).count == old.count
 
 
 _TOPS = ((2000, 100), (50, 50), (100_000, 4))

@@ -108,11 +108,12 @@ def values(format: ValueFormat, *, step: float, count: int) -> Figures:
 
 
 def _mask(bits: Bits, shapes: Sequence[tuple[int, ...]], *, turns: int) -> Figures:
-    coded: Coded = encode_mask(bits, shapes=shapes)
-    assert (decode_mask(coded, bits.size, shapes=shapes) == bits).all()
+    packed = PackedBits.from_bools(bits)
+    coded: Coded = encode_mask(packed, shapes=shapes)
+    assert (decode_mask(coded, bits.size, shapes=shapes).to_bools() == bits).all()
     speeds = _speeds(
         {
-            "encode": lambda: encode_mask(bits, shapes=shapes),
+            "encode": lambda: encode_mask(packed, shapes=shapes),
             "decode": lambda: decode_mask(coded, bits.size, shapes=shapes),
         },
         size=(bits.size + 7) // 8,

@@ -133,7 +133,7 @@ def _whole(state: RoundState, *, experiment: Experiment, bench: Bench) -> tuple[
     return (
         len(encode_message(_message(request.payload, node=1, round=number))),
         len(request.payload),
-        outgoing.entropy([node]),
+        sum(section.entropy for section in outgoing.sections([node]).values()),
     )
 
 

@@ -25,9 +25,10 @@ from hedgerow.errors import PayloadError
 from hedgerow.exchange import Architecture, Exchange, Measures, Version
 from hedgerow.privacy import seeded_words
 from hedgerow.representation import Representation, Signs, Values, Weights
-from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
+from hedgerow.server.aggregation import Aggregator, FloatMean, Nested, SignMean
 from hedgerow.server.fleet import Reply
 from hedgerow.server.fold import Fold
+from hedgerow.server.reading import Reader
 from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["ARCHITECTURE", "MEASURES", "message_decoders", "spoken"]
@@ -39,6 +40,7 @@ ARCHITECTURE = Architecture(
     (False, False, True, False),
 )
 _MASK = np.arange(ARCHITECTURE.weights) % 3 == 0
+_PACKED = PackedBits.from_bools(_MASK)
 _LAYER_KEPT = [int(np.count_nonzero(part)) for part in np.split(_MASK, [12 * 27])]
 _HEADER = Header(experiment=bytes(6), round=5, mask_digest=bytes(16))
 _LIMIT = 16_384
@@ -93,7 +95,7 @@ def _request_seeds(talk: _Talk) -> Iterator[bytes]:
     whole = talk.exchange.encode(talk.version, base=None, layers=talk.layers)
     yield encode_payload(_HEADER, whole)
     shapes = list(_PRUNABLE.values())
-    for mask in (mask_section(_MASK, shapes=shapes), plain_mask_section(_MASK)):
+    for mask in (mask_section(_PACKED, shapes=shapes), plain_mask_section(_PACKED)):
         yield encode_payload(replace(_HEADER, tensors=ARCHITECTURE.tensors()), [mask, *whole])
     if talk.exchange.remembers:
         changed = talk.exchange.encode(talk.version, base=talk.base, layers=talk.layers)
@@ -105,7 +107,7 @@ def _run_request(data: bytes, talk: _Talk) -> None:
     header, sections = decode_payload(data, limit=_LIMIT)
     ARCHITECTURE.require(header.tensors)
     if has_mask(sections):
-        assert read_mask(sections, _MASK.size, shapes=list(_PRUNABLE.values())).shape == _MASK.shape
+        assert read_mask(sections, _MASK.size, shapes=list(_PRUNABLE.values())).count == _MASK.size
     base = talk.base if header.base == talk.base.round else None
     version = talk.exchange.decode(
         sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=talk.layers
@@ -149,11 +151,11 @@ MEASURES = Measures(
 def _run_reply(data: bytes, talk: _Talk) -> None:
     """What a coordinator does with a reply."""
     signs = isinstance(talk.exchange.representation, Signs)
-    kept: Aggregator = SignMean(sum(talk.layers)) if signs else FloatMean(sum(talk.layers))
-    floats = FloatMean(ARCHITECTURE.float_count)
-    fold = Fold(
-        header=_HEADER, version=talk.version, layers=talk.layers, exchange=talk.exchange, kept=kept, floats=floats
-    )
+    count, others = sum(talk.layers), ARCHITECTURE.float_count
+    part: Aggregator = SignMean(count) if signs else FloatMean(count)
+    kept = Nested([part], places=[None], count=count)
+    floats = Nested([FloatMean(others)], places=[None], count=others)
+    fold = Fold({0: Reader(_HEADER, talk.version, talk.layers, talk.exchange)}, kept=kept, floats=floats)
     fold.take(Reply(1, data, None, {}, len(data), len(data)), name="client-1")
     if fold.failures:
         raise PayloadError(fold.failures[0].reason, kind=fold.failures[0].kind)

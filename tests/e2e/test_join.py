@@ -73,7 +73,7 @@ class Asking:
         start = exchange.representation.initial(weights, mask)
         version = exchange.version(1, mask.digest, kept=start, floats=read_vector(float_tensors(model)))
         body = exchange.encode(version, base=None, layers=list(mask.layer_kept().values()))
-        sections = [mask_section(mask.flat(), shapes=list(mask.shapes.values())), *body]
+        sections = [mask_section(mask.bits(), shapes=list(mask.shapes.values())), *body]
         experiment, tensors = bytes.fromhex(self.experiment.digest()), exchange.architecture.tensors()
         self.payload = encode_payload(Header(experiment, 1, mask.digest, tensors=tensors), sections)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hedgerow.assembly import mask_of
 from hedgerow.client.answer import Workshop
 from hedgerow.codec import Growth, decode_payload, encode_payload, has_mask
-from hedgerow.config import Experiment
+from hedgerow.config import Experiment, ExtrusionSettings
 from hedgerow.exchange import growth_section
 from hedgerow.files import unsealed
 from hedgerow.pruning import Mask, adjustment_of, prunable_tensors
@@ -38,6 +38,7 @@ from tests.unit.test_rounds import (
     MASK,
     InMemoryFleet,
     KilledError,
+    exchange_of,
     experiment_with,
     first_state,
     killed_after,
@@ -101,7 +102,7 @@ def test_the_smallest_weights_go_and_those_with_the_largest_mean_gradients_come(
     np.testing.assert_array_equal(state.kept, np.array([0.5, 0, 0, 0.25, 1, -1, 1], dtype=np.float32))
     assert state.since == 2
     assert state.held == {**dict.fromkeys(EVERYONE, 0), **dict.fromkeys(COHORT, 1)}
-    assert played.adjustment == AdjustmentRecord(block=0, exchanged={"a.weight": 2})
+    assert played.adjustment == AdjustmentRecord(block=0, pruned={"a.weight": 2}, grown={"a.weight": 2})
     assert state.mask.layer_kept() == MASK.layer_kept()
 
 
@@ -110,6 +111,36 @@ def test_requests_ask_for_as_many_gradients_as_are_exchanged() -> None:
     adjusted(fleet)
     for payload in fleet.asked.values():
         assert decode_payload(payload, limit=LIMIT)[0].growth == (Growth(0, 2),)
+
+
+def test_with_a_penalty_those_go_that_were_marked_before_the_round() -> None:
+    pressing = WEIGHTS.model_copy(update={"extrusion": ExtrusionSettings(penalty=0.1)})
+    fleet = Growing(experiment=pressing)
+    played = adjusted(fleet, experiment=pressing)
+    # Of 0.5, -0.125, 0.25 and -0.0625 at 0, 3, 6 and 9, whatever training makes of them.
+    assert kept_positions(played.state.mask) == [0, 2, 5, 6]
+    assert kept_positions(adjusted(Growing()).state.mask) != [0, 2, 5, 6]
+    for payload in fleet.asked.values():
+        assert decode_payload(payload, limit=LIMIT)[0].growth == (Growth(0, 2, 2),)
+
+
+def test_a_density_that_falls_prunes_without_asking_for_gradients() -> None:
+    falling = experiment_with(
+        others={
+            "representation": "weights",
+            "pruning": {"density": 0.3, "rule": "uniform", "saliency": "random"},
+            "adjustment": {"every": 1, "until": 2, "density": "cubic", "start_density": 0.47},
+        }
+    )
+    fleet = InMemoryFleet(stride=0.0, speaks=exchange_of(falling))
+    played = play(first_state(kept=KEPT), fleet, experiment=falling)
+    # 0.3 + 0.17 / 8 of 15 are 5: 4 of `a`, which has them, and 1 of `b`.
+    assert played.state.mask.layer_kept() == {"a.weight": 4, "b.weight": 1}
+    assert played.adjustment == AdjustmentRecord(block=0, pruned={"b.weight": 2}, grown={})
+    # Of equal ones the last stays.
+    np.testing.assert_array_equal(played.state.kept, [*KEPT[:4], 1])
+    assert played.state.since == 2
+    assert {decode_payload(payload, limit=LIMIT)[0].growth for payload in fleet.asked.values()} == {()}
 
 
 def test_signs_of_the_least_decided_votes_go_and_others_come_against_the_gradient() -> None:
@@ -155,7 +186,11 @@ def test_gradients_that_nobody_asked_for_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [np.float32(4096), -1e30])
-def test_a_gradient_that_cannot_be_summed_is_refused_and_changes_nothing(value: float) -> None:
+def test_a_gradient_that_cannot_be_summed_is_refused_and_changes_nothing(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An honest device says nothing as large.
+    monkeypatch.setattr("hedgerow.exchange.growth._LARGEST", np.float32(np.inf))
     gradients = {**GRADIENTS, 104: {2: value}}
     played = adjusted(Growing(stride=0.0, gradients=gradients))
     assert [(f.client, f.kind) for f in played.fold.failures] == [("client-104", "bounds")]
@@ -167,11 +202,11 @@ def test_a_gradient_that_cannot_be_summed_is_refused_and_changes_nothing(value: 
 def test_as_many_go_as_have_a_gradient() -> None:
     one = adjusted(Growing(stride=0.0, gradients={node: {7: 1.0} if node == 101 else {} for node in COHORT}))
     assert kept_positions(one.state.mask) == [0, 3, 6, 7]
-    assert one.adjustment == AdjustmentRecord(block=0, exchanged={"a.weight": 1})
+    assert one.adjustment == AdjustmentRecord(block=0, pruned={"a.weight": 1}, grown={"a.weight": 1})
     none = adjusted(Growing(stride=0.0, gradients={node: {} for node in COHORT}))
     assert none.state.mask is MASK
     assert none.state.since == 1
-    assert none.adjustment == AdjustmentRecord(block=0, exchanged={"a.weight": 0})
+    assert none.adjustment == AdjustmentRecord(block=0, pruned={"a.weight": 0}, grown={"a.weight": 0})
     np.testing.assert_array_equal(none.state.kept, KEPT)
 
 
@@ -194,7 +229,7 @@ def test_whatever_devices_say_every_tensor_keeps_as_many_weights(gradients: dict
     assert state.mask.layer_kept() == MASK.layer_kept()
     assert played.adjustment is not None
     comes = set(kept_positions(state.mask)) - set(kept_positions(MASK))
-    assert played.adjustment.exchanged == {"a.weight": len(comes)}
+    assert played.adjustment.grown == played.adjustment.pruned == {"a.weight": len(comes)}
     assert comes <= {position for own in gradients.values() for position in own}
     assert 0 in kept_positions(state.mask), "the largest weight stays"
     assert state.since == (2 if comes else 1)
@@ -246,15 +281,16 @@ def test_the_bytes_of_gradients_are_counted_by_kind() -> None:
 class Run:
     """Rounds of real devices, of which every second adjusts the mask."""
 
-    def __init__(self, representation: str) -> None:
-        self.experiment = real_experiment_with(
-            representation=representation,
-            training={"kernels": "dense"},
-            fleet={"clients": 30, "cohort": 3},
-            pruning={"saliency": "random", "density": 0.05},
-            adjustment={"every": 2, "until": 6, "blocks": 2},
-            wire={"down": "bf16"},
-        )
+    def __init__(self, representation: str, **changes: object) -> None:
+        settings: dict[str, Any] = {
+            "representation": representation,
+            "training": {"kernels": "dense"},
+            "fleet": {"clients": 30, "cohort": 3},
+            "pruning": {"saliency": "random", "density": 0.05},
+            "adjustment": {"every": 2, "until": 6, "blocks": 2},
+            "wire": {"down": "bf16"},
+        }
+        self.experiment = real_experiment_with(**{**settings, **changes})
         self.bench, self.workshop = Bench.of(self.experiment), Workshop(self.experiment)
 
     def first(self) -> RoundState:
@@ -285,12 +321,12 @@ def test_the_next_round_tells_the_change_to_who_holds_the_old_mask_and_the_whole
     state, old = second.state, first.state.mask
     planned = adjustment_of(2, settings=run.experiment.adjustment, rounds=run.experiment.rounds, mask=old)
     assert planned is not None
-    assert second.adjustment == AdjustmentRecord(block=0, exchanged=dict(planned.counts))
+    assert second.adjustment == AdjustmentRecord(block=0, pruned=dict(planned.goes), grown=dict(planned.comes))
     assert state.since == 3
     assert state.mask.layer_kept() == old.layer_kept()
     for name in old:
         moved = int(torch.count_nonzero(state.mask[name] & ~old[name]))
-        assert moved == planned.counts.get(name, 0), name
+        assert moved == planned.goes.get(name, 0), name
 
     # One device lost what it had.
     lost = FIRST + 2
@@ -332,3 +368,28 @@ def test_how_devices_are_told_of_a_new_mask_changes_no_bit(representation: str) 
         assert (told.kept.tobytes(), told.floats.tobytes()) == (whole.kept.tobytes(), whole.floats.tobytes())
         assert told.since == whole.since
     assert blocks == [0, 1], "another block each time"
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.5])
+def test_real_devices_follow_a_density_that_falls_and_press_what_goes(penalty: float) -> None:
+    run = Run(
+        "weights",
+        pruning={"saliency": "random", "rule": "uniform", "density": 0.05},
+        adjustment={"every": 1, "until": 2, "density": "cubic", "start_density": 0.1},
+        extrusion={"penalty": penalty},
+    )
+    state, devices = run.first(), Devices(run.workshop, count=3)
+    kept = [state.mask.kept]
+    for _ in range(3):
+        played = run.play(state, devices)
+        assert played.fold.failures == []
+        assert sorted(played.fold.sections()) == ["counts/float32", "floats/float32", "weights/float32"]
+        state = played.state
+        kept.append(state.mask.kept)
+    # 0.1, then 0.05 + 0.05 / 8, then 0.05.
+    size = state.mask.size
+    assert kept == [round(size * density) for density in (0.1, 0.05625, 0.05, 0.05)]
+    growth = [decode_payload(next(iter(asked.values())), limit=LIMIT)[0].growth for asked in devices.asked]
+    marks = [sum(said.marked for said in asked) for asked in growth]
+    assert marks == ([kept[0] - kept[1], kept[1] - kept[2], 0] if penalty else [0, 0, 0])
+    assert not any(said.count for asked in growth for said in asked)

@@ -61,13 +61,13 @@ def test_counts_fall_as_half_a_cosine() -> None:
     # rate/2 · (1 + cos(π · 10 / 40)) · 100 = 15 · (1 + 0.7071) = 25.6, then 15 · 1 and 15 · (1 - 0.7071) = 4.4.
     plan = AdjustmentSettings(every=10, until=30, rate=0.3)
     counts = [adjustment_of(r, settings=plan, rounds=99, mask=wide_mask(tensors=1)) for r in (10, 20, 30)]
-    assert counts == [Adjustment(n, 0, {"l0": count}) for n, count in enumerate((26, 15, 4))]
+    assert counts == [Adjustment(n, 0, goes={"l0": count}, comes={"l0": count}) for n, count in enumerate((26, 15, 4))]
 
 
 def test_blocks_take_turns() -> None:
     plan = AdjustmentSettings(every=4, until=100, blocks=2)
     turns = [adjustment_of(r, settings=plan, rounds=100, mask=wide_mask()) for r in (4, 8, 12)]
-    assert [(t.number, t.block, list(t.counts)) for t in turns if t is not None] == [
+    assert [(t.number, t.block, list(t.goes)) for t in turns if t is not None] == [
         (0, 0, ["l2", "l3"]),
         (1, 1, ["l0", "l1"]),
         (2, 0, ["l2", "l3"]),
@@ -95,33 +95,37 @@ def test_a_tensor_keeps_a_weight_and_exchanges_no_more_than_are_pruned() -> None
     mask = mask_of(few="110000", full="1111111110", whole="1111", one="1000")
     made = adjustment_of(1, settings=plan, rounds=2000, mask=mask)
     assert made is not None
-    assert made.counts == {"few": 1, "full": 1}
+    assert made.goes == {"few": 1, "full": 1}
 
 
 def test_the_smallest_go_and_the_largest_gradients_come() -> None:
     mask = mask_of(a="11100000", b="11")
     gradients = found(a={3: 0.1, 5: -0.9, 7: 0.5})
-    after = adjusted(mask, scores=scores(0.3, 0.1, 0.2, 9, 9), gradients=gradients, counts={"a": 2})
+    after = adjusted(mask, scores=scores(0.3, 0.1, 0.2, 9, 9), gradients=gradients, goes={"a": 2}, comes={"a": 2})
     assert bits_of(after) == {"a": "10000101", "b": "11"}
     assert bits_of(mask) == {"a": "11100000", "b": "11"}
 
 
 def test_of_equals_the_lower_positions_go_and_come() -> None:
     mask = mask_of(a="01110000")
-    after = adjusted(mask, scores=scores(1, 1, 1), gradients=found(a={0: -2, 5: 2, 7: 2}), counts={"a": 2})
+    after = adjusted(
+        mask, scores=scores(1, 1, 1), gradients=found(a={0: -2, 5: 2, 7: 2}), goes={"a": 2}, comes={"a": 2}
+    )
     assert bits_of(after) == {"a": "10010100"}
 
 
 def test_a_gradient_of_nothing_grows_nothing() -> None:
     mask = mask_of(a="1110000")
-    after = adjusted(mask, scores=scores(1, 2, 3), gradients=found(a={3: 0.0, 4: -0.0, 6: 1e-9}), counts={"a": 3})
+    after = adjusted(
+        mask, scores=scores(1, 2, 3), gradients=found(a={3: 0.0, 4: -0.0, 6: 1e-9}), goes={"a": 3}, comes={"a": 3}
+    )
     assert bits_of(after) == {"a": "0110001"}
 
 
 @pytest.mark.parametrize("gradients", [{}, found(a={}), found(a={4: 0.0}), found(b={2: 1.0})])
 def test_without_gradients_the_mask_is_the_same_object(gradients: Gradients) -> None:
     mask = mask_of(a="1110000", b="110")
-    assert adjusted(mask, scores=scores(1, 2, 3, 4, 5), gradients=gradients, counts={"a": 2}) is mask
+    assert adjusted(mask, scores=scores(1, 2, 3, 4, 5), gradients=gradients, goes={"a": 2}, comes={"a": 2}) is mask
 
 
 @st.composite
@@ -149,7 +153,7 @@ def test_every_tensor_keeps_its_density_and_exchanges_its_count(
     case: tuple[Mask, np.ndarray, Found, dict[str, int]],
 ) -> None:
     mask, own, gradients, counts = case
-    after = adjusted(mask, scores=own, gradients=gradients, counts=counts)
+    after = adjusted(mask, scores=own, gradients=gradients, goes=counts, comes=counts)
     assert after.layer_kept() == mask.layer_kept()
     assert after.shapes == mask.shapes
     begin = 0
@@ -189,7 +193,7 @@ def test_a_tensor_that_is_kept_whole_takes_no_adjustment() -> None:
     mask = Mask({"a": half, "b": torch.ones(4, 10, dtype=torch.bool), "c": half})
     settings = AdjustmentSettings(every=1, until=9, blocks=3)
     planned = [adjustment_of(round, settings=settings, rounds=20, mask=mask) for round in (1, 2, 3)]
-    assert [list(one.counts) for one in planned if one is not None] == [["c"], ["a"], ["c"]]
+    assert [list(one.goes) for one in planned if one is not None] == [["c"], ["a"], ["c"]]
 
 
 def test_a_mask_that_keeps_everything_is_never_adjusted() -> None:

@@ -1,16 +1,17 @@
 """Sums of replies: exact in whatever order they come."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgerow.codec import Bits, Floats, Levels, Votes
 from hedgerow.errors import PayloadError
 from hedgerow.native.library import Status
-from hedgerow.server.aggregation import FloatMean, SignMean
+from hedgerow.server.aggregation import FloatMean, Nested, SignMean
 
 weights = st.integers(1, 2**24)
 values = st.floats(-(2.0**20), 2.0**20, width=32, exclude_min=True, exclude_max=True)
@@ -225,3 +226,126 @@ def test_adding_does_not_change_what_was_added() -> None:
 def test_the_mean_of_nothing_is_a_mistake_of_the_caller(mean: SignMean | FloatMean) -> None:
     with pytest.raises(AssertionError, match="nothing was folded"):
         mean.mean()
+
+
+ALL, HALF, QUARTER = None, np.array([True, False, True, False]), np.array([False, False, True, False])
+
+
+def nested_floats() -> Nested:
+    return Nested([FloatMean(4), FloatMean(2), FloatMean(1)], places=[ALL, HALF, QUARTER], count=4)
+
+
+def test_a_weight_is_the_mean_over_those_that_hold_it() -> None:
+    nested = nested_floats()
+    nested.add(np.array([1, 2, 3, 4], dtype=np.float32), weight=1)
+    nested.add(np.array([5, 9], dtype=np.float32), weight=3, level=1)
+    nested.add(np.array([-1], dtype=np.float32), weight=4, level=2)
+    # (1 + 3·5) / 4; 2; (3 + 3·9 - 4·1) / 8; 4.
+    assert nested.mean().tolist() == [4.0, 2.0, 3.25, 4.0]
+    assert nested.held().all()
+    assert nested.part(1).mean().tolist() == [5.0, 9.0]
+
+
+def test_what_nobody_holds_is_told_apart() -> None:
+    nested = nested_floats()
+    nested.add(np.array([-1], dtype=np.float32), weight=4, level=2)
+    assert nested.held().tolist() == [False, False, True, False]
+    assert nested.mean().tolist() == [0.0, 0.0, -1.0, 0.0]
+
+
+def nested_signs(*, of_speakers: bool) -> Nested:
+    nested = Nested(
+        [SignMean(3, of_speakers=of_speakers), SignMean(1, of_speakers=of_speakers)],
+        places=[ALL, np.array([False, True, False])],
+        count=3,
+    )
+    nested.add(Votes.from_ternary(np.array([2, 2, 1], dtype=np.uint8)), weight=2)
+    nested.add(Votes.from_ternary(np.array([1, 0, 0], dtype=np.uint8)), weight=2)
+    nested.add(Votes.from_bools(np.array([True])), weight=4, level=1)
+    nested.add(Votes.from_ternary(np.array([1], dtype=np.uint8)), weight=8, level=1)
+    return nested
+
+
+def test_who_abstains_counts_and_who_does_not_hold_the_weight_does_not() -> None:
+    # 2 of 4; 2 - 2 + 4 of 16; -2 of 4.
+    assert nested_signs(of_speakers=False).mean().tolist() == [0.5, 0.25, -0.5]
+
+
+def test_over_speakers_neither_counts() -> None:
+    assert nested_signs(of_speakers=True).mean().tolist() == [1.0, 0.5, -1.0]
+
+
+@given(float_replies())
+@settings(max_examples=30)
+def test_one_level_of_floats_is_bit_by_bit_what_it_is_without_levels(replies: list[tuple[Floats, int]]) -> None:
+    size, whole = replies[0][0].size, np.ones(replies[0][0].size, dtype=np.bool_)
+    one = Nested([FloatMean(size)], places=[None], count=size)
+    # All weights are in both levels, and the clients are in the one or in the other.
+    two = Nested([FloatMean(size), FloatMean(size)], places=[None, whole], count=size)
+    for number, (value, weight) in enumerate(replies):
+        one.add(value, weight=weight)
+        two.add(value, weight=weight, level=number % 2)
+    assert one.mean().tobytes() == two.mean().tobytes() == float_mean(replies).tobytes()
+
+
+@given(vote_replies(), st.booleans())
+@settings(max_examples=30)
+def test_one_level_of_votes_is_bit_by_bit_what_it_is_without_levels(
+    replies: list[tuple[Levels, int]], of_speakers: bool
+) -> None:
+    size = replies[0][0].size
+    plain = SignMean(size, of_speakers=of_speakers)
+    one = Nested([SignMean(size, of_speakers=of_speakers)], places=[None], count=size)
+    two = Nested([SignMean(size, of_speakers=of_speakers) for _ in range(2)], places=[None, None], count=size)
+    for number, (symbols, weight) in enumerate(replies):
+        votes = Votes.from_ternary(symbols)
+        plain.add(votes, weight=weight)
+        one.add(votes, weight=weight)
+        two.add(votes, weight=weight, level=number % 2)
+    assert plain.mean().tobytes() == one.mean().tobytes() == two.mean().tobytes()
+
+
+@st.composite
+def levelled(draw: st.DrawFn) -> tuple[list[Bits], list[tuple[int, Floats, int]]]:
+    count, levels = draw(st.integers(1, 6)), draw(st.integers(2, 4))
+    places = [np.ones(count, dtype=np.bool_)]
+    for _ in range(levels - 1):
+        inner = draw(st.lists(st.booleans(), min_size=count, max_size=count))
+        places.append(places[-1] & np.array(inner, dtype=np.bool_))
+    replies = []
+    for _ in range(draw(st.integers(1, 6))):
+        level = draw(st.integers(0, levels - 1))
+        size = int(places[level].sum())
+        own = np.array(draw(st.lists(values, min_size=size, max_size=size)), dtype=np.float32)
+        replies.append((level, own, draw(weights)))
+    return places, replies
+
+
+@given(levelled(), st.randoms())
+@settings(max_examples=30)
+def test_any_levels_in_any_order_give_the_exact_mean_over_holders(
+    case: tuple[list[Bits], list[tuple[int, Floats, int]]], random: Any
+) -> None:
+    places, replies = case
+    count = places[0].size
+
+    def folded(some: list[tuple[int, Floats, int]]) -> Nested:
+        nested = Nested([FloatMean(int(own.sum())) for own in places], places=[None, *places[1:]], count=count)
+        for level, value, weight in some:
+            nested.check(value, level=level)
+            nested.add(value, weight=weight, level=level)
+        return nested
+
+    nested = folded(replies)
+    total, divisor = [Fraction(0)] * count, [0] * count
+    for level, value, weight in replies:
+        for place, one in zip(np.flatnonzero(places[level]).tolist(), value.tolist(), strict=True):
+            total[place] += weight * Fraction(one)
+            divisor[place] += weight
+    assert nested.held().tolist() == [weight > 0 for weight in divisor]
+    expected = [float(t / w) if w else 0.0 for t, w in zip(total, divisor, strict=True)]
+    # A value is rounded to 2**-32, and the mean to float32.
+    np.testing.assert_allclose(nested.mean(), expected, rtol=2**-23, atol=2**-32)
+    shuffled = list(replies)
+    random.shuffle(shuffled)
+    assert folded(shuffled).mean().tobytes() == nested.mean().tobytes()

@@ -129,7 +129,7 @@ def experiment_with(*, training: Mapping[str, object] = MappingProxyType({}), **
 
 
 def mask_of_bits(mask: Mask) -> Section:
-    return mask_section(mask.flat(), shapes=list(mask.shapes.values()))
+    return mask_section(mask.bits(), shapes=list(mask.shapes.values()))
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,10 @@ def message_for(*overrides: str) -> str:
         ("selection.jitter=1", ["selection.jitter: found 1", "less than 1"]),
         ("selection.public_samples=9", ["selection.public_samples is 9, but selection.candidates is 0", "set both"]),
         ("privacy.delta=1", ["privacy.delta: found 1", "less than 1"]),
-        ("recipe=hidenseak", ["unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, fedtiny, hidenseek"]),
+        (
+            "recipe=hidenseak",
+            ["unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, fedmef, fedtiny, gmp, hidenseek, rigl"],
+        ),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),
     ],
 )

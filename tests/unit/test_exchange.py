@@ -328,6 +328,7 @@ MEASURES = Measures(
     backward_bytes=0,
     update_bytes=4096,
     native_share=1.0,
+    growth_bytes=8192,
 )
 
 
@@ -339,10 +340,10 @@ def values_of(measures: Measures) -> Floats:
     return np.array(astuple(measures), dtype=np.float32)
 
 
-def test_measures_come_back_and_take_28_bytes() -> None:
+def test_measures_come_back_and_take_32_bytes() -> None:
     section = MEASURES.section()
     assert section.kind == pb.KIND_COUNTS
-    assert len(section.data) == 28
+    assert len(section.data) == 32
     assert Measures.read(sent([section])) == MEASURES
 
 
@@ -358,6 +359,7 @@ def test_measures_come_back_and_take_28_bytes() -> None:
         ("forward_bytes", 2.0**54, "'forward_bytes' is"),
         ("backward_bytes", -4, "'backward_bytes' is -4"),
         ("update_bytes", 3e38, "'update_bytes' is 3e\\+38"),
+        ("growth_bytes", -1, "'growth_bytes' is -1"),
         ("native_share", 1.25, r"'native_share' is 1\.25; it has to be 0 to 1"),
         ("native_share", -0.25, r"'native_share' is -0\.25"),
     ],
@@ -371,7 +373,7 @@ def test_a_measure_out_of_bounds_is_refused_by_name(name: str, value: float, mat
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("index", range(8))
 def test_a_measure_that_is_not_finite_is_refused(index: int, value: float) -> None:
     values = values_of(MEASURES)
     values[index] = value
@@ -382,6 +384,6 @@ def test_a_measure_that_is_not_finite_is_refused(index: int, value: float) -> No
 def test_measures_that_are_missing_or_of_another_number_are_refused() -> None:
     with pytest.raises(PayloadError, match="KIND_COUNTS is missing"):
         Measures.read({})
-    for count in (0, 6, 8):
-        with pytest.raises(PayloadError, match=f"KIND_COUNTS has {count} symbols, expected 7"):
+    for count in (0, 7, 9):
+        with pytest.raises(PayloadError, match=f"KIND_COUNTS has {count} symbols, expected 8"):
             read(np.ones(count, dtype=np.float32))

@@ -211,3 +211,23 @@ def test_every_damaged_mask_is_unknown(tmp_path: Path) -> None:
         assert history.find_mask(digest(1)) is None
     path.write_bytes(whole)
     assert history.find_mask(digest(1)) == b"one"
+
+
+def test_versions_of_levels_are_kept_apart_and_go_together(tmp_path: Path) -> None:
+    for history in histories(tmp_path, most=2):
+        for round in range(1, 4):
+            history.add(round, payload(round))
+            history.add(round, payload(10 + round), level=1)
+        assert [history.find(round) for round in range(1, 4)] == [None, payload(2), payload(3)]
+        assert [history.find(round, level=1) for round in range(1, 4)] == [None, payload(12), payload(13)]
+        assert history.find(3, level=2) is None
+    assert names(tmp_path) == ["00000002.1.payload", "00000002.payload", "00000003.1.payload", "00000003.payload"]
+
+
+def test_a_mask_of_one_level_is_not_forgotten_for_that_of_another(tmp_path: Path) -> None:
+    for history in histories(tmp_path, most=2):
+        for level in range(2):
+            history.add_mask(digest(level), b"mask %d" % level)
+            history.add(1, encode_payload(Header(bytes(6), 1, digest(level)), []), level=level)
+        history.add_mask(digest(7), b"another")
+        assert [history.find_mask(digest(level)) for level in range(2)] == [b"mask 0", b"mask 1"]

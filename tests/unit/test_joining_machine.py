@@ -10,13 +10,14 @@ import pytest
 from hedgerow.client.joining.machine import (
     MAX_NAME,
     cores,
+    default_budget,
     default_name,
     memory_bytes,
-    parse_bytes,
     resident_bytes,
     software,
 )
 from hedgerow.errors import ConfigError
+from hedgerow.units import parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -68,10 +69,32 @@ MEMINFO = "MemTotal:  2000 kB\nMemFree: 500 kB\nMemAvailable:    1000 kB\n"
             },
             8000,
         ),
+        (
+            {
+                "proc/self/cgroup": "0::/a\n",
+                "sys/fs/cgroup/a/memory.max": "9000\n",
+                "sys/fs/cgroup/a/memory.current": "4000\n",
+                "sys/fs/cgroup/a/memory.stat": "anon 2500\nactive_file 500\ninactive_file 1000\n",
+            },
+            6000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/m\n",
+                "sys/fs/cgroup/memory/m/memory.limit_in_bytes": "8000\n",
+                "sys/fs/cgroup/memory/m/memory.usage_in_bytes": "9000\n",
+                "sys/fs/cgroup/memory/m/memory.stat": "inactive_file 77\ntotal_inactive_file 500\n",
+            },
+            0,
+        ),
     ],
 )
-def test_the_smallest_limit_counts(files: dict[str, str], expected: int, tmp_path: Path) -> None:
+def test_what_the_smallest_limit_leaves_counts(files: dict[str, str], expected: int, tmp_path: Path) -> None:
     assert memory_bytes(root_with(tmp_path, {"proc/meminfo": MEMINFO, **files})) == expected
+
+
+def test_a_device_trains_in_most_of_what_is_free(tmp_path: Path) -> None:
+    assert default_budget(root_with(tmp_path, {"proc/meminfo": MEMINFO})) == 819_200
 
 
 def test_without_any_word_from_the_kernel_the_machines_memory_counts(tmp_path: Path) -> None:

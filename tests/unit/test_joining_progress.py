@@ -126,6 +126,7 @@ def test_options_become_what_the_device_is(joining: type[Command], tmp_path: Pat
         "partition-id": 3,
         "num-partitions": 4,
         "allow-model": "m:f",
+        "memory": 10**9,
     }
     named = joining.made("192.168.0.9:1", "--data=digits", "--insecure", "--name=my-pi", "--state=here")
     assert (named.address, named.name, named.state) == ("192.168.0.9:1", "my-pi", Path("here"))

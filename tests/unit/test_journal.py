@@ -171,3 +171,11 @@ def test_a_changed_byte_is_refused_or_changes_nothing_that_is_read(tmp_path: Pat
     # A row that is no longer found is missing as a whole: it is asked for again, or missed when the round is closed.
     assert opened in (None, OpenRound([7, 8, LARGE], frozenset({7})))
     assert all(reply in [(GOOD, "a"), (FAILED, "b")] for reply in replies)
+
+
+def test_the_levels_of_a_cohort_are_read_again(journal: SqliteJournal) -> None:
+    journal.begin(1, [7, 8, LARGE], levels={8: 0, LARGE: 2, 9: 1})
+    journal.add(1, GOOD, name="a")
+    assert journal.open_round(1) == OpenRound([7, 8, LARGE], None, {LARGE: 2})
+    journal.close(1, counted=[7], lost=[])
+    assert journal.open_round(1) == OpenRound([7, 8, LARGE], frozenset({7}), {LARGE: 2})

@@ -8,17 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from hedgerow.activations import Kind, activations
-from hedgerow.client import training
-from hedgerow.config import Experiment, SignSettings, TrainingSettings, WeightSettings
-from hedgerow.ledger import Plan, ledger, plan_of, trace
+from hedgerow.activations import Kind
+from hedgerow.client import calibrating
+from hedgerow.client.calibrating import Step
+from hedgerow.config import (
+    Experiment,
+    ModelSettings,
+    PruningSettings,
+    SignSettings,
+    TrainingSettings,
+    WeightSettings,
+)
+from hedgerow.ledger import Ledger, Plan, ledger, ledger_of, plan_of, trace, traced
 from hedgerow.models import build_model
 from hedgerow.native.library import status
-from hedgerow.pruning import Mask, initial_mask
-from hedgerow.representation import Weights
+from hedgerow.pruning import Mask
 from hedgerow.sparse import Kernels
-from hedgerow.telemetry import PhaseBytes
-from hedgerow.telemetry.memory import allocations
+from hedgerow.sparse.kernels import Geometry, scratch_bytes, scratch_held
 
 SMALL = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
 """12 and 6 weights, 5 biases."""
@@ -35,7 +41,8 @@ def test_what_lasts_is_counted_by_hand() -> None:
     assert found.optimiser == found.gradients == 4 * 12
     assert found.lasting == found.weights + found.indices + found.floats + found.optimiser
     assert found.update == found.lasting + found.gradients
-    assert found.peak == max(found.forward, found.backward, found.update)
+    assert found.peak == max(found.forward, found.backward, found.update) + found.scratch
+    assert found.phases == {"forward": found.forward, "backward": found.backward, "update": found.update}
 
 
 def test_native_layers_keep_what_comes_before_a_relu_and_torch_what_comes_after_it() -> None:
@@ -66,6 +73,73 @@ def test_a_network_kept_whole_has_no_positions_unless_its_kernels_are_native() -
 
 def test_positions_take_four_bytes_without_the_library_of_native_kernels() -> None:
     assert ledger(SMALL, MASK, (4,), replace(NATIVE, native=False, compact=False)).indices == 4 * 7
+
+
+def test_a_step_of_dense_layers_is_counted_by_hand() -> None:
+    found = ledger(SMALL, MASK, (4,), replace(NATIVE, native=False))
+    assert found.lasting == 4 * 7 + 2 * 7 + 4 * (4 + 3) + 4 * 5 + 4 * 12
+    # At most before and after the ReLU, 30 numbers each.
+    assert found.forward == found.lasting + 120 + 120
+    # In the ReLU's backward: what it kept, a gradient behind and one before it, and that of two weights.
+    assert found.backward == found.lasting + 120 + 120 + 120 + 4 * 2
+    assert found.scratch == 0
+
+
+def test_counts_are_enough_once_a_network_was_traced() -> None:
+    network = traced(SMALL, (4,))
+    assert network.weights == 18
+    assert ledger_of(network, {"0.weight": 5, "2.weight": 2}, NATIVE) == ledger(SMALL, MASK, (4,), NATIVE)
+
+
+def test_a_gradient_behind_a_sum_is_counted_once_for_all_that_is_added() -> None:
+    mask = Mask({"0.inner.weight": torch.ones(1, 1, 1, 1) > 0})
+    found = ledger(nn.Sequential(Doubled()), mask, (1, 4, 4), Plan(samples=1, native=False, state_bytes=0))
+    # In the ReLU's backward, 16 numbers each: what it kept, the gradient of the sum and of all in it, and a new one.
+    assert found.backward == found.lasting + 3 * 64
+
+
+def test_every_part_after_the_first_adds_to_gradients_that_are_there() -> None:
+    plan = replace(NATIVE, native=False)
+    once, parts = (ledger(SMALL, MASK, (4,), replace(plan, parts=flag)) for flag in (False, True))
+    # In the ReLU's backward, 5 weights of the first layer have a gradient, too.
+    assert parts.backward == once.backward + 4 * 5
+
+
+@pytest.mark.skipif(not status().available, reason="there are no native kernels here")
+def test_working_memory_of_native_kernels_is_what_the_library_says() -> None:
+    sizes = [
+        *scratch_bytes((4, 1, 1, 10), (3, 4), Geometry(), kept=5, threads=1),
+        *scratch_bytes((3, 1, 1, 10), (2, 3), Geometry(), kept=2, threads=1),
+    ]
+    assert ledger(SMALL, MASK, (4,), NATIVE).scratch == max(sizes) > 0
+    assert ledger(SMALL, MASK, (4,), replace(NATIVE, threads=2)).scratch >= max(sizes)
+
+
+def test_working_memory_stays_up_to_four_megabytes_a_thread() -> None:
+    assert scratch_held([1 << 22, (1 << 22) + 1], threads=1) == 1 << 22
+    assert scratch_held([(1 << 22) + 1], threads=1) == 0
+    assert scratch_held([(1 << 22) + 1], threads=2) == (1 << 22) + 1
+
+
+def test_max_pooling_by_torch_keeps_its_input_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2))
+    mask = Mask({"0.weight": torch.ones(1, 1, 1, 1) > 0})
+    plan = Plan(samples=1, native=False, value_bits=8, input_bits=8)
+    # 16 numbers, and 4 places of 8 bytes
+    assert ledger(model, mask, (1, 4, 4), plan).activations == {"0": 64, "1": 64 + 32}
+
+
+class Doubled(nn.Module):
+    """A layer and what it makes, added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(1, 1, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        found: torch.Tensor = y.relu() + y
+        return found
 
 
 def test_all_gradients_are_there_from_the_second_part_on() -> None:
@@ -143,7 +217,7 @@ def test_a_model_is_not_changed_by_being_followed() -> None:
         (
             Experiment(representation="weights", training=TrainingSettings(activations="int4", recompute=True)),
             True,
-            Plan(samples=16, value_bits=4, input_bits=4, recompute=True),
+            Plan(samples=16, value_bits=5.5, input_bits=5.5, rectified_bits=4, recompute=True),
         ),
         (
             Experiment(representation="weights", training=TrainingSettings(activations="topk", keep_ratio=0.25)),
@@ -153,53 +227,54 @@ def test_a_model_is_not_changed_by_being_followed() -> None:
     ],
 )
 def test_a_plan_follows_from_the_settings(experiment: Experiment, native: bool, expected: Plan) -> None:
-    assert plan_of(experiment, native=native) == replace(expected, compact=native or status().available)
-
-
-def measured(
-    name: str, *, kernels: Kernels, kind: Kind = "exact", recompute: bool = False
-) -> tuple[PhaseBytes, PhaseBytes]:
-    """What one step really takes, and what is computed for it."""
-    if kernels == "native" and not status().available:
-        pytest.skip("there are no native kernels here")
-    shape, samples = (3, 16, 16), 16
-    model = build_model(name, input_shape=shape, classes=10, norm="batch", seed=0)
-    mask = initial_mask(model, shape, saliency="random", rule="uniform", density=0.05, iterations=1, seed=0)
-    storage = activations(kind, keep_ratio=0.3, seed=0)
-    network = Weights().network(model, mask, kernels=kernels, storage=storage, recompute=recompute)
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.SGD([*network.kept, *(t for t in network.floats if t.requires_grad)], lr=1e-3, momentum=0.9)
-    ]
-    parts = [(torch.randn(samples, *shape), torch.arange(samples) % 10)]
-    training._step(network.module, parts, optimisers, half=False)
-    before = training._lasting_bytes(network.module, optimisers)
-    _, found = allocations(lambda: training._step(network.module, parts, optimisers, half=False))
-    settings = TrainingSettings(activations=kind, keep_ratio=0.3, recompute=recompute)
-    experiment = Experiment(representation="weights", training=settings)
-    computed = ledger(model, mask, shape, plan_of(experiment, native=kernels == "native"))
-    assert computed.lasting == pytest.approx(before, rel=0.01)
-    return training._peaks(before, found), PhaseBytes(
-        forward=computed.forward, backward=computed.backward, update=computed.update
-    )
+    here = replace(expected, compact=native or status().available, threads=torch.get_num_threads())
+    assert plan_of(experiment, native=native) == here
 
 
 @pytest.mark.parametrize("name", ["conv4", "resnet20", "mobilenetv2"])
 @pytest.mark.parametrize("kernels", ["native", "dense"])
 def test_what_is_computed_is_what_is_measured(name: str, kernels: Kernels) -> None:
     found, computed = measured(name, kernels=kernels)
-    assert found.forward == pytest.approx(computed.forward, rel=0.1)
-    assert found.backward == pytest.approx(computed.backward, rel=0.1)
+    assert found.forward == pytest.approx(computed.forward, rel=0.05)
+    assert found.backward == pytest.approx(computed.backward, rel=0.05)
     assert found.update == pytest.approx(computed.update, rel=0.2)
 
 
 @pytest.mark.parametrize("kernels", ["native", "dense"])
 @pytest.mark.parametrize(
-    ("kind", "recompute", "share"), [("int8", False, 0.7), ("topk", False, 0.9), ("exact", True, 0.7)]
+    ("name", "kind", "recompute", "share"),
+    [
+        ("resnet20", "int8", False, 0.7),
+        ("resnet20", "int4", False, 0.6),
+        ("resnet20", "topk", False, 0.95),
+        ("resnet20", "exact", True, 0.7),
+        # What is held in bits is made whole again beside what runs again, which is more here.
+        ("conv4", "int8", True, 1.3),
+    ],
 )
-def test_less_is_kept_and_about_as_much_less_as_is_computed(
-    kernels: Kernels, kind: Kind, recompute: bool, share: float
+def test_less_is_kept_and_as_much_less_as_is_computed(
+    kernels: Kernels, name: str, kind: Kind, recompute: bool, share: float
 ) -> None:
-    exact, _ = measured("resnet20", kernels=kernels)
-    found, computed = measured("resnet20", kernels=kernels, kind=kind, recompute=recompute)
-    assert found.peak < share * exact.peak
-    assert found.peak == pytest.approx(computed.peak, rel=0.4)
+    exact, _ = measured(name, kernels=kernels)
+    found, computed = measured(name, kernels=kernels, kind=kind, recompute=recompute)
+    assert max(found.phases.values()) < share * max(exact.phases.values())
+    assert max(found.phases.values()) == pytest.approx(computed.peak - computed.scratch, rel=0.1)
+
+
+def measured(name: str, *, kernels: Kernels, kind: Kind = "exact", recompute: bool = False) -> tuple[Step, Ledger]:
+    """What one step really takes, and what is computed for it."""
+    if kernels == "native" and not status().available:
+        pytest.skip("there are no native kernels here")
+    settings = TrainingSettings(
+        activations=kind, keep_ratio=0.3, recompute=recompute, batch_size=16, kernels=kernels, steps=2
+    )
+    experiment = Experiment(
+        model=ModelSettings(name=name),
+        representation="weights",
+        pruning=PruningSettings(density=0.05, saliency="random", rule="uniform"),
+        training=settings,
+    )
+    shape = (3, 16, 16)
+    found = calibrating._step(experiment, input_shape=shape, classes=10)
+    network = traced(build_model(name, input_shape=shape, classes=10, seed=0), shape)
+    return found, ledger_of(network, found.kept, plan_of(experiment, native=kernels == "native"))

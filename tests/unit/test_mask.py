@@ -13,6 +13,7 @@ from torch import nn
 
 from hedgerow.errors import PayloadError, PruningError
 from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.pruning import mask as mask_module
 
 Shapes = dict[str, tuple[int, ...]]
 SHAPES: Shapes = {"a.weight": (2, 3), "b.weight": (5,)}
@@ -58,6 +59,39 @@ def test_kept_indices_are_flat_sorted_and_int32() -> None:
     assert indices["a.weight"].dtype == torch.int32
 
 
+def test_positions_of_one_tensor_are_found_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_module, "_BLOCK", 2)
+    assert Mask(BITS).kept_index("a.weight").tolist() == [0, 2, 5]
+    assert Mask(BITS).kept_index("b.weight").tolist() == [0, 1, 4]
+    assert Mask(BITS).kept_index("b.weight").dtype == torch.int32
+
+
+def test_bits_are_handed_out_packed_and_flat() -> None:
+    mask = Mask(BITS)
+    assert mask.bits().data.tobytes() == PACKED
+    assert mask.bits().count == 11
+    assert mask.flat().tolist() == [c == "1" for c in "10100111001"]
+    mask.flat()[:] = True
+    with pytest.raises(ValueError, match="read-only"):
+        mask.bits().data[0] = 0
+    assert mask == Mask(BITS)
+
+
+def test_what_was_unpacked_can_change_without_changing_the_mask() -> None:
+    data = bytearray(PACKED)
+    mask = Mask.unpack(data, SHAPES)
+    data[0] = 0
+    assert mask == Mask(BITS)
+
+
+def test_tensors_without_elements_are_kept_whole() -> None:
+    mask = Mask({"none": torch.zeros(0, 3, dtype=torch.bool), "one": torch.tensor(False)})
+    assert mask.layer_density() == {"none": 1.0, "one": 0.0}
+    assert mask["none"].shape == (0, 3)
+    assert mask["one"].shape == ()
+    assert mask.kept_index("none").tolist() == []
+
+
 def test_digest_is_half_a_sha256_over_names_shapes_and_bits() -> None:
     header = b'[["a.weight", 2, 3], ["b.weight", 5]]'
     whole = hashlib.sha256(len(header).to_bytes(8, "big") + header + PACKED).digest()
@@ -96,7 +130,7 @@ def test_neither_the_input_nor_what_is_handed_out_can_change_a_mask() -> None:
     mask.shapes.clear()
     assert mask == Mask(BITS)
     with pytest.raises(AttributeError):
-        mask._bits = {}  # type: ignore[misc]  # the point of the test
+        mask._packed = b""  # type: ignore[misc]  # the point of the test
 
 
 def test_a_mask_acts_as_an_ordered_collection_of_names() -> None:

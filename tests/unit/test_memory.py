@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hedgerow.client.answer import Answer, Workshop
-from hedgerow.client.memory import ClientState
-from hedgerow.codec import Floats, Header, decode_payload, encode_payload
+from hedgerow.client.memory import ClientState, Memories
+from hedgerow.codec import Floats, Growth, Header, decode_payload, encode_payload
 from hedgerow.errors import PayloadError
 from hedgerow.exchange import Version
 from hedgerow.files import sealed, unsealed
@@ -99,6 +99,17 @@ def test_a_reply_repeats_experiment_and_round_and_nothing_else(setting: Setting)
     asked = setting.request(later(setting, round=2), base=setting.version())
     header, _ = decode_payload(setting.workshop.answer(asked, client=0, state=state).payload, limit=LIMIT)
     assert header == Header(bytes.fromhex(setting.experiment.digest()), 2, b"")
+
+
+def test_a_mask_that_is_needed_after_training_is_decoded_once_and_else_not_held(ternary: Setting) -> None:
+    memories = Memories(ternary.exchange, first(ternary).state, limit=LIMIT)
+    header = ternary.header()
+    assert memories.read_mask(header) == ternary.mask
+    assert memories.read_mask(header) is not memories.read_mask(header)
+    asked = replace(header, growth=(Growth(0, 1),))
+    assert memories.read_mask(asked) is memories.read_mask(asked)
+    with pytest.raises(PayloadError, match="another mask"):
+        memories.read_mask(replace(asked, mask_digest=bytes(16)))
 
 
 def test_a_version_that_is_not_held_is_asked_for_again(setting: Setting) -> None:

@@ -70,7 +70,9 @@ def test_candidates_whose_loss_is_not_finite_are_not_in_the_mean() -> None:
 def test_a_round_that_changes_the_mask_says_so_even_where_nothing_is_evaluated() -> None:
     written = io.StringIO()
     observer = PlainObserver(Console(file=written, width=40))
-    exchange = AdjustmentRecord(block=0, exchanged={"conv3.weight": 1200, "conv4.weight": 34})
+    exchange = AdjustmentRecord(
+        block=0, pruned={"conv3.weight": 1200, "conv4.weight": 34}, grown={"conv3.weight": 1200, "conv4.weight": 34}
+    )
     observer.finished_round(record(3, accuracy=None), rounds=10)
     observer.finished_round(record(4, accuracy=None).model_copy(update={"adjustment": exchange}), rounds=10)
     assert written.getvalue() == (
@@ -80,10 +82,16 @@ def test_a_round_that_changes_the_mask_says_so_even_where_nothing_is_evaluated()
 
 def test_a_line_names_a_few_tensors_and_counts_the_others() -> None:
     exchanged = {f"blocks.{place}.weight": 1 for place in range(6)}
-    told = adjustment_text(AdjustmentRecord(block=0, exchanged=exchanged))
+    told = adjustment_text(AdjustmentRecord(block=0, pruned=exchanged, grown=exchanged))
     assert told == "exchanged 6 weights in blocks.0, blocks.1, blocks.2, blocks.3 and 2 more"
-    assert adjustment_text(AdjustmentRecord(block=0, exchanged={"a.weight": 1})) == "exchanged 1 weight in a"
-    assert adjustment_text(AdjustmentRecord(block=0, exchanged={"a.weight": 0})) == "exchanged no weights"
+    assert (
+        adjustment_text(AdjustmentRecord(block=0, pruned={"a.weight": 1}, grown={"a.weight": 1}))
+        == "exchanged 1 weight in a"
+    )
+    assert (
+        adjustment_text(AdjustmentRecord(block=0, pruned={"a.weight": 0}, grown={"a.weight": 0}))
+        == "exchanged no weights"
+    )
 
 
 def test_the_bytes_of_a_recalibration_are_in_the_line_of_its_round() -> None:

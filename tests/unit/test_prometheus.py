@@ -142,14 +142,17 @@ def test_no_pool_is_too_large_for_the_metrics() -> None:
 
 def test_adjustments_and_recalibrations_are_counted() -> None:
     metrics = RunMetrics()
-    adjustment = AdjustmentRecord(block=1, exchanged={"a.weight": 30, "b.weight": 12})
+    adjustment = AdjustmentRecord(
+        block=1, pruned={"a.weight": 30, "b.weight": 12}, grown={"a.weight": 30, "b.weight": 12}
+    )
     recalibration = RecalibrationRecord(replies=4, bytes_up=500, bytes_down=900)
     metrics.observe(RECORD)
     metrics.observe(RECORD.model_copy(update={"adjustment": adjustment, "recalibration": recalibration}))
     metrics.observe(RECORD.model_copy(update={"adjustment": adjustment}))
     value = metrics.registry.get_sample_value
     assert value("hedgerow_adjustments_total") == 2
-    assert value("hedgerow_exchanged_weights_total") == 84
+    assert value("hedgerow_pruned_weights_total") == 84
+    assert value("hedgerow_grown_weights_total") == 84
     assert value("hedgerow_recalibrations_total") == 1
     assert value("hedgerow_message_bytes_total", {"direction": "down"}) == 3 * 200 + 900
 
@@ -236,8 +239,8 @@ def test_the_known_sections_are_those_that_the_codec_writes() -> None:
     written = [codec.counts_section(values)]
     for bits in patterns:
         packed = PackedBits.from_bools(bits)
-        written += [codec.mask_section(bits, shapes=[(bits.size,)]), codec.plain_mask_section(bits)]
-        written.append(codec.mask_delta_section(bits, np.zeros_like(bits)))
+        written += [codec.mask_section(packed, shapes=[(bits.size,)]), codec.plain_mask_section(packed)]
+        written.append(codec.mask_delta_section(packed, PackedBits.from_bools(np.zeros_like(bits))))
         written += [codec.signs_section(kind, packed, groups=[bits.size]) for kind in (pb.KIND_SIGNS, pb.KIND_FLIPS)]
     for coded_as in (pb.CODEC_FLOAT32, pb.CODEC_FLOAT16, pb.CODEC_BFLOAT16):
         largest = encode_top_k(np.array([2]), np.array([0.5], dtype=np.float32), support=4, codec=coded_as)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -85,6 +86,8 @@ def recorded(
         bases=bases or {},
         adjustment=None,
         seconds=1.0,
+        kept=(state.mask.kept,),
+        plans=None,
     )
     return record_of(cast(Round, played), old=state, recalibration=None, experiment=EXPERIMENT, bench=bench)
 
@@ -110,6 +113,13 @@ def test_the_largest_of_the_cohort_is_recorded_by_phase_and_the_share_as_a_mean(
     assert found.client_peak_bytes == 300
     assert found.native_share == 0.75
     assert found.client_seconds == 2.25
+
+
+def test_looking_for_gradients_of_pruned_weights_is_a_phase_of_its_own(state: RoundState, bench: Bench) -> None:
+    measures = replace(said(100, 300, 50, 1.0), growth_bytes=900)
+    found = recorded(state, bench, measures, said(1, 2, 3, 1.0)).measured
+    assert found.client_phase_bytes == PhaseBytes(forward=100, backward=300, update=50, growth=900)
+    assert found.client_peak_bytes == 900
 
 
 def test_what_was_computed_is_about_the_kernels_that_clients_used(state: RoundState, bench: Bench) -> None:

@@ -22,7 +22,9 @@ RECALIBRATION = RecalibrationRecord(replies=4, bytes_up=10, bytes_down=20)
 FULL = record(0).model_copy(
     update={
         "selection": SELECTION,
-        "adjustment": AdjustmentRecord(block=2, exchanged={"a.weight": 3, "b.weight": 4}),
+        "adjustment": AdjustmentRecord(
+            block=2, pruned={"a.weight": 3, "b.weight": 4}, grown={"a.weight": 3, "b.weight": 4}
+        ),
         "recalibration": RECALIBRATION,
     }
 )

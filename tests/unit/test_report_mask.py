@@ -41,7 +41,9 @@ def chosen(*candidates: CandidateRecord, winner: int = 0, layers: dict[str, floa
 
 
 def adjusted(number: int, block: int, layers: dict[str, float] = LAYERS, /, **exchanged: int) -> RoundRecord:
-    return record(number, layer_density=layers, adjustment=AdjustmentRecord(block=block, exchanged=exchanged))
+    return record(
+        number, layer_density=layers, adjustment=AdjustmentRecord(block=block, pruned=exchanged, grown=exchanged)
+    )
 
 
 def deep(layers: int) -> dict[str, float]:
@@ -130,7 +132,7 @@ def test_every_tensor_has_its_row_of_exchanges(tmp_path: Path) -> None:
         adjusted(2, 1, layers, a=234, b=0),
     ]
     shown = cells(page_of(records, tmp_path))
-    start = shown.index("Weights exchanged") + 1
+    start = shown.index("Weights pruned") + 1
     assert shown[start : start + 10] == ["a", "100%", "50.0%", "2", "1,234", "b", "–", "25.0%", "1", "5"]
     assert "2 adjustments exchanged 1,239 weights: so many were pruned" in page_of(records, tmp_path)
 

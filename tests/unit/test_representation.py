@@ -444,3 +444,27 @@ def test_initial_weights_are_those_of_the_model() -> None:
     weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
     expected = torch.cat([weights[name][mask[name]] for name in mask])
     assert torch.equal(torch.from_numpy(Weights().initial(weights, mask)), expected)
+
+
+def test_what_goes_first_is_said_by_all_rounds_by_the_last_or_by_both() -> None:
+    theta, mean = np.array([0.5, -0.25, 0.25], dtype=np.float32), np.array([0.0, -0.75, 0.0], dtype=np.float32)
+    said = {
+        drop: replace(DRIFT, settings=SignSettings(drop=drop)).drop_scores(theta, mean=mean).tolist()
+        for drop in ("theta", "margin", "both")
+    }
+    # Of the two with no margin the one of the smaller θ goes first.
+    margins = [0.5 / 1024, 0.75 + 0.25 / 1024, 0.25 / 1024]
+    assert said == {"theta": [0.5, 0.25, 0.25], "margin": pytest.approx(margins), "both": [0.5, 0.75, 0.25]}
+    assert DRIFT.drop_scores(theta).tolist() == [0.5, 0.25, 0.25]
+    assert Weights().drop_scores(theta, mean=mean).tolist() == [0.5, 0.25, 0.25]
+
+
+@given(level_counts, st.floats(0.01, 1))
+def test_a_sign_that_grew_is_read_as_it_grew(levels: int, vote: float) -> None:
+    signs = Signs(SignSettings(initial_vote=vote), AggregationSettings(signs="drift", levels=levels))
+    grown = signs.grown(np.array([0.5, -3.0], dtype=np.float32))
+    assert grown.dtype == np.float32
+    assert np.abs(grown).max() <= 1
+    assert (signs.start(signs.publish(grown)) >= 0).tolist() == [False, True]
+    # No surer than it has to be.
+    assert np.abs(grown).tolist() == pytest.approx([max(vote, 1.01 / (levels - 1) if levels % 2 else 0)] * 2)

@@ -276,10 +276,7 @@ def test_the_mask_is_sent_once_to_each_node() -> None:
             assert header.mask_digest == MASK.digest
             assert has_mask(sections) == (node not in known)
             if has_mask(sections):
-                assert (
-                    np.packbits(read_mask(sections, MASK.size, shapes=list(MASK.shapes.values()))).tobytes()
-                    == MASK.packed()
-                )
+                assert read_mask(sections, MASK.size, shapes=list(MASK.shapes.values())).data.tobytes() == MASK.packed()
                 assert header.tensors == fleet.speaks.architecture.tensors()
             else:
                 assert header.tensors == ()
@@ -485,8 +482,8 @@ def test_bytes_stand_against_their_entropy_by_kind_and_codec() -> None:
     down, up = played.sections_down, played.fold.sections()
     assert sorted(down) == ["floats/float32", "mask/bits", "votes/symbols_rans"]
     assert sorted(up) == ["counts/float32", "flips/symbols_rans", "floats/float32"]
-    # 5 replies of 7 counts, 2 floats and 7 signs; 5 requests with a mask of 15 weights, of which 7 are kept.
-    assert (up["counts/float32"].bytes, up["floats/float32"].bytes, up["floats/float32"].entropy) == (140, 40, 40)
+    # 5 replies of 8 counts, 2 floats and 7 signs; 5 requests with a mask of 15 weights, of which 7 are kept.
+    assert (up["counts/float32"].bytes, up["floats/float32"].bytes, up["floats/float32"].entropy) == (160, 40, 40)
     assert (down["mask/bits"].bytes, down["floats/float32"].bytes) == (10, 40)
     assert down["mask/bits"].entropy == pytest.approx(5 * MASK_BOUND, rel=1e-5)
     # So little is coded without contexts: 4 of the 7 levels are the highest and 3 the lowest, H(3/7) = 0.9852281 bits.

@@ -4,15 +4,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from hedgerow.config import Experiment, load_experiment
 from hedgerow.errors import RunError
@@ -440,3 +443,67 @@ def test_lines_from_before_there_were_sections_are_still_read(tmp_path: Path) ->
         assert [(r.late, r.mask_churn, r.sections_up, r.failures[0].kind) for r in folder.records()] == [
             (0, 0.0, {}, "device")
         ] * 2
+
+
+def levelled_state() -> RoundState:
+    generator = np.random.default_rng(0)
+    outer = generator.random(MASK.kept) < 0.7
+    return replace(
+        state_after(3, held={7: 2, 2**64 - 1: 3}),
+        nests=(outer, outer & (generator.random(MASK.kept) < 0.7)),
+        own_floats=tuple(generator.normal(size=(2, 3)).astype(np.float32)),
+        plans={2**64 - 1: 2, 7: 0, 8: 1},
+        trained=1,
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"own_floats": ()},
+        {"nests": (), "own_floats": (), "plans": {7: 0}, "trained": 0},
+        {"plans": {}, "trained": 2},
+    ],
+    ids=["all", "shared statistics", "plans of one level", "no plans"],
+)
+def test_levels_are_read_as_they_were_written(tmp_path: Path, change: dict[str, Any]) -> None:
+    state, path = replace(levelled_state(), **change), tmp_path / "checkpoint"
+    path.write_bytes(checkpoint_bytes(state))
+    found = read_checkpoint(path)
+    assert (found.mask, found.plans, found.held, found.trained) == (state.mask, state.plans, state.held, state.trained)
+    for name in ("nests", "own_floats"):
+        read, written = getattr(found, name), getattr(state, name)
+        assert [one.tobytes() for one in read] == [one.tobytes() for one in written]
+        assert [one.dtype for one in read] == [one.dtype for one in written]
+    assert checkpoint_bytes(found) == checkpoint_bytes(state)
+
+
+def test_a_state_without_levels_is_written_as_before_there_were_any() -> None:
+    plain = checkpoint_bytes(state_after(3))
+    assert b"hedgerow-checkpoint-3" in plain
+    assert b"nests" not in plain
+    assert b"hedgerow-checkpoint-4" in checkpoint_bytes(levelled_state())
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("nests", np.zeros((2, 1), dtype=np.uint8)),
+        ("nests", np.zeros((2, 2), dtype=np.uint16)),
+        ("nests", np.array([[0, 0], [128, 0]], dtype=np.uint8)),
+        ("own_floats", np.zeros((1, 3), dtype=np.float32)),
+        ("own_floats", np.zeros((2, 3), dtype=np.float64)),
+        ("levels", np.array([3, 0, 1], dtype=np.uint8)),
+        ("levels", np.array([1, 0], dtype=np.uint8)),
+        ("planned", np.array([1, 2, 3], dtype=np.int64)),
+    ],
+)
+def test_levels_that_do_not_fit_are_refused(tmp_path: Path, name: str, values: Any) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(checkpoint_bytes(levelled_state()))
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file({**load_file(path), name: values}, path, metadata=metadata)
+    with pytest.raises(RunError, match="damaged or from another version"):
+        read_checkpoint(path)

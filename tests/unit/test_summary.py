@@ -24,7 +24,9 @@ def chosen(name: str) -> RoundRecord:
 
 
 def adjusted(number: int, **exchanged: int) -> RoundRecord:
-    return record(number).model_copy(update={"adjustment": AdjustmentRecord(block=0, exchanged=exchanged)})
+    return record(number).model_copy(
+        update={"adjustment": AdjustmentRecord(block=0, pruned=exchanged, grown=exchanged)}
+    )
 
 
 def test_the_choice_of_the_mask_and_its_changes_are_one_line(tmp_path: Path) -> None:

@@ -10,18 +10,19 @@ from tests.vectors.form import Example, Json, Way, holds_of, sent_of
 from tests.vectors.looks import LOOK_EXAMPLES, LOOK_WAYS
 from tests.vectors.payload_examples import PAYLOAD_EXAMPLES
 from tests.vectors.payloads import PAYLOAD_WAYS
+from tests.vectors.plans import PLAN_EXAMPLES, PLAN_WAYS
 from tests.vectors.refused import refused_vectors
 from tests.vectors.section_examples import SECTION_EXAMPLES
 from tests.vectors.sections import SECTION_WAYS
 
 __all__ = ["EXAMPLES", "WAYS", "made_vectors"]
 
-WAYS: Mapping[str, Way] = {**CODER_WAYS, **SECTION_WAYS, **PAYLOAD_WAYS, **LOOK_WAYS}
+WAYS: Mapping[str, Way] = {**CODER_WAYS, **SECTION_WAYS, **PAYLOAD_WAYS, **LOOK_WAYS, **PLAN_WAYS}
 
 EXAMPLES: Mapping[str, Sequence[Example]] = {
     "coders": CODER_EXAMPLES,
     "sections": SECTION_EXAMPLES,
-    "payloads": (*PAYLOAD_EXAMPLES, *LOOK_EXAMPLES),
+    "payloads": (*PAYLOAD_EXAMPLES, *LOOK_EXAMPLES, *PLAN_EXAMPLES),
 }
 
 

@@ -112,7 +112,10 @@ def in_words(header: Header) -> dict[str, Json]:
     if header.task:
         words["task"] = header.task
     if header.growth:
-        words["growth"] = [[asked.tensor, asked.count] for asked in header.growth]
+        # Who marks nothing says nothing of marks.
+        words["growth"] = [
+            [asked.tensor, asked.count, *([asked.marked] if asked.marked else [])] for asked in header.growth
+        ]
     return words
 
 

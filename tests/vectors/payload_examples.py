@@ -23,6 +23,7 @@ __all__ = ["PAYLOAD_EXAMPLES"]
 _COUNTS = {
     "examples": 120, "loss": 0.75, "seconds": 1.5,
     "forward_bytes": 1000000.0, "backward_bytes": 2000000.0, "update_bytes": 300000.0, "native_share": 1.0,
+    "growth_bytes": 2500000.0,
 }  # fmt: skip
 _THETA = np.clip(normals("theta", KEPT, scale=0.4), -1, 1)
 _FIRST = np.concatenate(
@@ -181,7 +182,40 @@ def _moving_story(name: str, settings: dict[str, Json]) -> list[Example]:
     ]
 
 
+def _marked_story(name: str, settings: dict[str, Json]) -> list[Example]:
+    """A round that presses weights: marks beside gradients, and marks alone."""
+    both = {"settings": settings, "tensors": TENSORS}
+    exchange = exchange_in(both)
+    mask = mask_in(MASK, exchange)
+    # Equal ones, of which those at lower positions are marked.
+    kept = np.where(np.arange(KEPT) % 3, _THETA, np.float32(0.0625)).astype(np.float32)
+    first = told_version(exchange.version(1, mask.digest, kept=kept, floats=_FIRST))
+    known = {**both, "mask": MASK}
+    some, alone = [[0, 3, 4], [1, 0, 9]], [[0, 0, 5], [1, 0, 2]]
+    gradients = {"0.weight": _GRADIENTS["0.weight"]}
+    return [
+        Example(f"{name}: marks beside gradients", "request", {**known, "version": None}, {**first, "growth": some}),
+        Example(
+            f"{name}: the reply with gradients of one tensor",
+            "reply",
+            {**known, "version": first, "growth": some},
+            {**_TRAINED, "gradients": gradients},
+        ),
+        Example(f"{name}: marks alone", "request", {**known, "version": None}, {**first, "growth": alone}),
+        Example(
+            f"{name}: the reply without gradients",
+            "reply",
+            {**known, "version": first, "growth": alone},
+            _TRAINED,
+        ),
+    ]
+
+
 PAYLOAD_EXAMPLES = (
     *(example for name, settings in _SETTINGS.items() for example in _story(name, settings)),
     *(example for name, settings in _MOVING.items() for example in _moving_story(name, settings)),
+    *_marked_story(
+        "weights that are pressed, bfloat16 down",
+        {"representation": "weights", "wire": {"down": "bf16"}},
+    ),
 )

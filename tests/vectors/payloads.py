@@ -6,9 +6,9 @@ import numpy as np
 
 from hedgerow.codec import Growth, Header, Section, Votes, decode_payload, encode_payload, has_mask
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Exchange, Measures, Version, asked_counts, growth_section, read_growth
+from hedgerow.exchange import Exchange, Measures, Version, asked_counts, growth_section, marked_counts, read_growth
 from hedgerow.privacy import seeded_words
-from hedgerow.pruning import Mask, Moves
+from hedgerow.pruning import Mask, Moves, marked
 from hedgerow.v1 import payload_pb2 as pb
 from tests.vectors.form import Json, Way, listed, packed
 from tests.vectors.network import (
@@ -67,6 +67,7 @@ def _read_request(knows: Knows, sent: Knows) -> Json:
         raise PayloadError("the mask is another one", kind="mismatch")
     asked_counts(header.growth, mask=mask)
     layers = layers_of(mask)
+    counts = marked_counts(header.growth, layers=layers)
     base = _base(knows, old, mask, exchange) if header.base else None
     if header.base != (0 if base is None else base.round):
         raise PayloadError("the version that it builds on is another one", kind="mismatch")
@@ -75,6 +76,9 @@ def _read_request(knows: Knows, sent: Knows) -> Json:
     version = exchange.decode(sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=layers)
     start = exchange.starts(version)
     names = {"kept": version.kept, "floats": version.floats, "kept_start": start[0], "floats_start": start[1]}
+    if any(counts):
+        scores = exchange.representation.drop_scores(start[0])
+        names["marked"] = np.flatnonzero(marked(scores, layers=layers, counts=counts))
     return holds | {name: listed(values) for name, values in names.items()}
 
 
@@ -88,7 +92,7 @@ def _base(knows: Knows, old: Mask | None, mask: Mask, exchange: Exchange) -> Ver
 
 
 def _growth(told: Knows) -> tuple[Growth, ...]:
-    return tuple(Growth(tensor, count) for tensor, count in told.get("growth", []))
+    return tuple(Growth(*said) for said in told.get("growth", []))
 
 
 def _write_reply(knows: Knows, trained: Knows) -> dict[str, Json]:
@@ -108,7 +112,7 @@ def _write_reply(knows: Knows, trained: Knows) -> dict[str, Json]:
         draw=seeded_words(generator),
     )
     sections = [*(one.section for one in said), Measures(**trained["counts"]).section()]
-    if "growth" in knows:
+    if any(asked.count for asked in _growth(knows)):
         found = {
             name: (np.array(positions, dtype=np.int64), np.array(values, dtype=np.float32))
             for name, (positions, values) in trained["gradients"].items()
@@ -136,7 +140,7 @@ def _read_reply(knows: Knows, sent: Knows) -> Json:
         "floats": listed(floats.values),
         "counts": {name: getattr(counts, name) for name in counts.__dataclass_fields__},
     }
-    if "growth" in knows:
+    if any(asked.count for asked in _growth(knows)):
         found = read_growth(sections, mask=mask, growth=_growth(knows))
         holds["gradients"] = {
             name: {"positions": listed(positions), "values": listed(values)}

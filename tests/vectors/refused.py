@@ -119,6 +119,7 @@ def refused_vectors(vectors: Sequence[Vector]) -> list[dict[str, Json]]:
         bad("a measure below zero", innovation, data=data(innovation).replace("0000403f", "000040bf")),
         *_refused_changes(bad, found),
         *_refused_looks(bad, found),
+        *_refused_plans(bad, found),
     ]
 
 
@@ -126,6 +127,11 @@ def _refused_changes(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Js
     """Of masks that change."""
     data, top = _data_of(found), "largest values in bfloat16"
     story = "a mask that changes, drift, bfloat16 down"
+    pressed = "weights that are pressed, bfloat16 down"
+    marks, of_one, alone = (
+        f"{pressed}: {what}"
+        for what in ("marks beside gradients", "the reply with gradients of one tensor", "marks alone")
+    )
     asks, reply, changed = (
         f"{story}: {what}"
         for what in ("a round that asks for gradients", "the reply with gradients", "the next round, of another mask")
@@ -138,6 +144,14 @@ def _refused_changes(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Js
         bad("gradients of a tensor that does not exist", asks, data=data(asks).replace("520408011006", "520408021006")),
         bad("more gradients of a tensor than were asked for", reply, knows={"growth": [[0, 2], [1, 6]]}),
         bad("gradients among other pruned weights", reply, knows={"growth": [[0, 3]]}),
+        bad("more marks than kept weights", marks, data=data(marks).replace("520410031804", "520410031836")),
+        bad(
+            "marks in a tensor that does not exist",
+            alone,
+            data=data(alone).replace("520408011802", "520408021802"),
+        ),
+        bad("nothing is said of a tensor", alone, data=data(alone).replace("520408011802", "520408011800")),
+        bad("gradients of a tensor that was only marked", of_one, knows={"growth": [[0, 0, 4], [1, 3]]}),
         bad("a change of another mask", changed, knows={"mask": found[changed]["holds"]["mask"]}),
         bad("a change of a mask, for who has none", changed, knows={"mask": None, "version": None}),
         bad("changed values for who has the mask and no version", changed, knows={"version": None}),
@@ -173,6 +187,22 @@ def _refused_looks(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Json
         bad("a network to evaluate that comes with its mask", pooled, data=data(pool).replace("40014a", "40024a")),
         bad("losses where statistics were asked for", said, knows={"task": pb.TASK_RECALIBRATE}),
         bad("losses of another round", said, knows={"round": 1}),
+    ]
+
+
+def _refused_plans(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Json]]:
+    """Of parts of a network that there is memory for."""
+    data = _data_of(found)
+    asked, said = "which level there is memory for", "a level that there is memory for"
+    level = "a201040a020906"
+    return [
+        bad("a level that keeps more than the one before", asked, data=data(asked).replace(level, "a201040a021306")),
+        bad("a level of another number of tensors", asked, data=data(asked).replace(level, "a201030a0109")),
+        bad("a level that keeps nothing", asked, data=data(asked).replace(level, "a201040a020000")),
+        bad("more levels than there may be", asked, data=data(asked) + level * 6),
+        bad("a level that was not asked about", said, knows={"levels": 1}),
+        bad("half a level", said, data=data(said).replace("0000803f", "0000003f")),
+        bad("a plan of another round", said, knows={"round": 4}),
     ]
 
 

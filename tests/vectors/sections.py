@@ -144,13 +144,18 @@ def _read_version(knows: Knows, sent: Knows) -> Json:
 
 def _write_mask(knows: Knows, bits: Any) -> dict[str, Json]:
     if knows.get("plain"):
-        return _in_words(plain_mask_section(bits))
-    return _in_words(mask_section(bits, shapes=[tuple(shape) for shape in knows["shapes"]]))
+        return _in_words(plain_mask_section(PackedBits.from_bools(bits)))
+    return _in_words(mask_section(PackedBits.from_bools(bits), shapes=[tuple(shape) for shape in knows["shapes"]]))
 
 
 def _read_mask(knows: Knows, sent: Knows) -> Json:
     shapes = [tuple(shape) for shape in knows["shapes"]]
-    return packed(read_mask(_section_in(sent), sum(int(np.prod(shape)) for shape in shapes), shapes=shapes))
+    count = sum(int(np.prod(shape)) for shape in shapes)
+    return packed(read_mask(_section_in(sent), count, shapes=shapes).to_bools())
+
+
+def _old_mask(knows: Knows) -> PackedBits:
+    return PackedBits.from_bools(unpacked(knows["old"], knows["count"]))
 
 
 def _write_statistics(knows: Knows, source: Any) -> dict[str, Json]:
@@ -179,8 +184,8 @@ SECTION_WAYS = {
     "levels": Way(_write_levels, _read_levels),
     "mask": Way(_write_mask, _read_mask),
     "mask_delta": Way(
-        lambda knows, bits: _in_words(mask_delta_section(bits, unpacked(knows["old"], knows["count"]))),
-        lambda knows, sent: packed(read_mask_delta(_section_in(sent), unpacked(knows["old"], knows["count"]))),
+        lambda knows, bits: _in_words(mask_delta_section(PackedBits.from_bools(bits), _old_mask(knows))),
+        lambda knows, sent: packed(read_mask_delta(_section_in(sent), _old_mask(knows)).to_bools()),
     ),
     "top_k": Way(_write_top, _read_top),
     "values": Way(_write_values, _read_values),

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from hedgerow.assembly import ClientNetwork, dataset_of, exchange_of, model_of, network_of, parts_of
-from hedgerow.client.growth import largest
+from hedgerow.client.extrusion import Extrusion
+from hedgerow.client.growth import Grown, largest
 from hedgerow.client.looking import Looker, losses, moments_of, statistics, told
 from hedgerow.client.memory import ClientState, Memories
+from hedgerow.client.planning import Planner, Room, exhausted, more_guarded
 from hedgerow.client.pool import pool_in
 from hedgerow.client.training import Trained, train
 from hedgerow.codec import (
     Candidate,
-    Floats,
     Header,
     Section,
     Sections,
@@ -28,13 +29,14 @@ from hedgerow.codec import (
 )
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Indices, Samples
-from hedgerow.errors import DataError, PayloadError
-from hedgerow.exchange import Measures, Version
+from hedgerow.errors import DataError, OverrunError, PayloadError
+from hedgerow.exchange import Measures, Version, asked_levels, marked_counts, plan_reply
 from hedgerow.files import sealed
 from hedgerow.privacy import Draw, seeded_words
-from hedgerow.pruning import Mask
+from hedgerow.pruning import Mask, marked
 from hedgerow.seeds import derive_seed, numpy_generator
-from hedgerow.sparse import read_vector, write_vector
+from hedgerow.sparse import KeptNetwork, read_vector, write_vector
+from hedgerow.units import clean_text, size_text
 from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["Answer", "Workshop"]
@@ -52,11 +54,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """The network for one mask. The mask itself is not kept: it has a byte for every weight of the dense network."""
+    """The network for one mask, and the settings that it is trained by here. The mask itself is not kept: it has a bit
+    for every weight of the dense network."""
 
     digest: bytes
     layers: tuple[int, ...]
     client: ClientNetwork
+    experiment: Experiment
 
 
 class Workshop:
@@ -80,10 +84,18 @@ class Workshop:
         self._parts = _parts(experiment, self.dataset, count=parts)
         self.exchange = exchange_of(experiment, self._model())
         self._experiment_digest = bytes.fromhex(experiment.digest())
+        self._planner = Planner(experiment, model=self._model, input_shape=self.dataset.input_shape)
         self._built: _Built | None = None
 
     def answer(
-        self, request: bytes, *, client: int, state: ClientState, part: int | None = None, draw: Draw | None = None
+        self,
+        request: bytes,
+        *,
+        client: int,
+        state: ClientState,
+        part: int | None = None,
+        draw: Draw | None = None,
+        room: Room | None = None,
     ) -> Answer:
         """Does what `request` asks for: trains a network, or looks at some.
 
@@ -94,13 +106,39 @@ class Workshop:
             part: which part of the samples is its own; that of number `client` when None.
             draw: where the noise of privacy comes from; when None, the seed, which makes a simulation repeatable and
                 protects nobody.
+            room: memory that it plans for; None: it trains as the settings say.
 
         Raises:
+            BudgetError: there is too little memory to train this network in any way.
+            OverrunError: there was too little memory although it was planned for.
             PayloadError: the request is damaged, for another experiment, for a mask or networks that this client does
                 not have, or for a task that it does not know.
             DataError: there is no such part.
             TrainingError: a loss is not finite, or there are too few samples.
         """
+        try:
+            return self._answered(request, client=client, state=state, part=part, draw=draw, room=room)
+        except (MemoryError, RuntimeError) as error:
+            if room is None or not exhausted(error):
+                raise
+            # What it had made so far is not to count against the next request.
+            self._built, reason = None, str(error)
+        raise OverrunError(
+            f"{size_text(room.budget)} of memory were not enough, other than planned; it plans with more to spare from "
+            f"now on ({clean_text(reason, 100)})",
+            guard=more_guarded(room.guard),
+        )
+
+    def _answered(
+        self,
+        request: bytes,
+        *,
+        client: int,
+        state: ClientState,
+        part: int | None,
+        draw: Draw | None,
+        room: Room | None,
+    ) -> Answer:
         header, sections = decode_payload(request, limit=self._limit(networks=self.experiment.selection.candidates))
         if header.experiment != self._experiment_digest:
             raise PayloadError("the request is for another experiment; use the coordinator's settings here")
@@ -111,11 +149,15 @@ class Workshop:
             case pb.TASK_TRAIN:
                 if len(request) > self._limit():
                     raise PayloadError(f"a request to train of {len(request)} bytes", kind="bounds")
-                return self._trained(header, sections, state, samples=samples, client=client, draw=draw)
+                return self._trained(header, sections, state, samples=samples, client=client, draw=draw, room=room)
             case pb.TASK_RECALIBRATE:
-                return self._recalibrated(request, header, sections, state, looker=looker)
+                return self._recalibrated(request, header, sections, state, looker=looker, room=room)
             case pb.TASK_EVALUATE:
                 return self._evaluated(request, header, state, looker=looker)
+            case pb.TASK_PLAN if room is not None:
+                levels = asked_levels(header, architecture=self.exchange.architecture)
+                said = plan_reply(self._planner.said(levels, room))
+                return Answer(encode_payload(header.of_reply(), [said]), state)
         raise PayloadError(f"task {header.task} is not known here; give both ends one version", kind="mismatch")
 
     def _trained(
@@ -127,9 +169,10 @@ class Workshop:
         samples: Samples,
         client: int,
         draw: Draw | None,
+        room: Room | None,
     ) -> Answer:
         memories = Memories(self.exchange, state, limit=self._limit())
-        built, version = self._started(header, sections, memories)
+        built, version = self._started(header, sections, memories, room=room)
         network, layers = built.client.network, built.layers
         began, seed = time.perf_counter(), self.experiment.seed
         # One network serves many clients, whose results must not depend on who trained before.
@@ -141,9 +184,10 @@ class Workshop:
                 network,
                 samples,
                 dataset=self.dataset,
-                experiment=self.experiment,
+                experiment=built.experiment,
                 round=header.round,
                 generator=numpy_generator(seed, "batches", header.round, client),
+                extrusion=self._extrusion(header, version, layers=layers),
             )
         measures = _measures(trained, seconds=time.perf_counter() - began, native_share=network.native_share())
         vectors = read_vector(network.kept), read_vector(network.floats)
@@ -155,42 +199,61 @@ class Workshop:
             generator=numpy_generator(seed, "reply", header.round, client),
             draw=seeded_words(numpy_generator(seed, "privacy", header.round, client)) if draw is None else draw,
         )
-        sections_up = [*(one.section for one in said), measures.section()]
-        if header.growth:
+        found: list[Section] = []
+        if any(asked.count for asked in header.growth):
             if self.experiment.adjustment.gradient == "sent":
-                vectors = self.exchange.starts(version)
-            sections_up.append(self._largest(header, memories, vectors, samples=samples, client=client))
+                self._start(network, version)
+            # Of what this one network holds for the backward some may be rounded at random.
+            built.client.storage.reseed(derive_seed(seed, "growth", header.round, client))
+            grown = self._largest(built, header, memories, samples=samples, client=client)
+            measures = replace(measures, growth_bytes=grown.peak_bytes)
+            found.append(grown.section)
+        sections_up = [*(one.section for one in said), measures.section(), *found]
         payload = encode_payload(header.of_reply(), sections_up)
         after = memories.after(header, version, layers=layers, said=said, sections=sections)
         # Once a network is trained, the choice is made.
         return Answer(payload, replace(after, pool=b""))
 
-    def _largest(
-        self, header: Header, memories: Memories, vectors: tuple[Floats, Floats], *, samples: Samples, client: int
-    ) -> Section:
-        """What is asked about pruned weights, where the others have these values."""
-        kept, floats = vectors
+    def _extrusion(self, header: Header, version: Version, *, layers: tuple[int, ...]) -> Extrusion | None:
+        """What presses the weights that the request marks; None where it marks none."""
+        counts = marked_counts(header.growth, layers=layers)
+        if not any(counts):
+            return None
+        settings = self.experiment.extrusion
+        if settings.penalty == 0:
+            raise PayloadError("weights are marked, but extrusion.penalty is 0 here", kind="mismatch")
+        scores = self.exchange.representation.drop_scores(self.exchange.starts(version)[0])
+        bits = marked(scores, layers=layers, counts=counts)
+        return Extrusion.of(settings, bits, layers=layers, rate=self.experiment.weights.learning_rate)
+
+    def _largest(self, built: _Built, header: Header, memories: Memories, *, samples: Samples, client: int) -> Grown:
+        """What is asked about pruned weights, where the others have the values of the network."""
         return largest(
-            self.exchange.representation,
-            self._model(),
-            self.exchange.decode_mask(memories.mask(header.mask_digest)),
-            kept=kept,
-            floats=floats,
+            built.client.network,
+            memories.read_mask(header),
             growth=header.growth,
             samples=samples,
             dataset=self.dataset,
-            experiment=self.experiment,
+            experiment=built.experiment,
             round=header.round,
             client=client,
         )
 
     def _recalibrated(
-        self, request: bytes, header: Header, sections: Sections, state: ClientState, *, looker: Looker
+        self,
+        request: bytes,
+        header: Header,
+        sections: Sections,
+        state: ClientState,
+        *,
+        looker: Looker,
+        room: Room | None,
     ) -> Answer:
         candidates = self._candidates(request)
         if not candidates:
             # It is not trained, so what is remembered stays what it was.
-            built, _ = self._started(header, sections, Memories(self.exchange, state, limit=self._limit()))
+            memories = Memories(self.exchange, state, limit=self._limit())
+            built, _ = self._started(header, sections, memories, room=room)
             said = told([moments_of(built.client, looker)], looker)
             return Answer(encode_payload(header.of_reply(), said), state)
         if sections:
@@ -227,26 +290,30 @@ class Workshop:
         one = architecture.weights // 8 + 4 * values + 256 * len(architecture.tensors()) + 4096
         return max(1, networks) * one
 
-    def _started(self, header: Header, sections: Sections, memories: Memories) -> tuple[_Built, Version]:
+    def _started(
+        self, header: Header, sections: Sections, memories: Memories, *, room: Room | None
+    ) -> tuple[_Built, Version]:
         """The network of a request with the values that it starts from, and the version that says them."""
-        built = self._network(header, sections, memories)
+        built = self._network(header, sections, memories, room=room)
         version = self._version(header, sections, memories, layers=built.layers)
-        network = built.client.network
-        for tensors, start in zip((network.kept, network.floats), self.exchange.starts(version), strict=True):
-            write_vector(tensors, start)
+        self._start(built.client.network, version)
         return built, version
 
-    def _network(self, header: Header, sections: Sections, memories: Memories) -> _Built:
+    def _start(self, network: KeptNetwork, version: Version) -> None:
+        for tensors, start in zip((network.kept, network.floats), self.exchange.starts(version), strict=True):
+            write_vector(tensors, start)
+
+    def _network(self, header: Header, sections: Sections, memories: Memories, *, room: Room | None) -> _Built:
         """The network for the mask of a request, which brings it, whole or as what changed, or is for the one held."""
         if has_mask(sections) or pb.KIND_MASK_DELTA in sections:
-            return self._build(memories.new_mask(header, sections))
-        held = memories.mask(header.mask_digest)
-        if self._built is not None and self._built.digest == header.mask_digest:
-            return self._built
-        mask = self.exchange.decode_mask(held)
-        if mask.digest != header.mask_digest:
-            raise PayloadError("the mask does not match its digest; the coordinator has to send it again")
-        return self._build(mask)
+            return self._build(memories.new_mask(header, sections), room=room)
+        # Who lacks the mask is refused, whatever was built for others.
+        memories.mask(header.mask_digest)
+        built = self._built
+        known = built is not None and built.digest == header.mask_digest
+        if built is not None and known and built.experiment == self._planned(built.layers, room):
+            return built
+        return self._build(memories.read_mask(header), room=room)
 
     def _version(self, header: Header, sections: Sections, memories: Memories, *, layers: tuple[int, ...]) -> Version:
         base = None
@@ -256,15 +323,24 @@ class Workshop:
             sections, round=header.round, mask_digest=header.mask_digest, base=base, layers=layers
         )
 
-    def _build(self, mask: Mask) -> _Built:
+    def _build(self, mask: Mask, *, room: Room | None) -> _Built:
+        layers = tuple(mask.layer_kept().values())
+        experiment = self._planned(layers, room)
         # A mask serves many rounds, and every value of the network is overwritten before each.
-        if self._built is None or self._built.digest != mask.digest:
+        if self._built is None or (self._built.digest, self._built.experiment) != (mask.digest, experiment):
             self._built = None
-            client = network_of(self.experiment, self._model(), mask, input_shape=self.dataset.input_shape)
+            client = network_of(experiment, self._model(), mask, input_shape=self.dataset.input_shape)
             for line in [] if client.choice is None else client.choice.lines():
                 _log.info("%s", line)
-            self._built = _Built(mask.digest, tuple(mask.layer_kept().values()), client)
+            self._built = _Built(mask.digest, layers, client, experiment)
         return self._built
+
+    def _planned(self, layers: tuple[int, ...], room: Room | None) -> Experiment:
+        """The settings that a network with so many kept weights is trained by here."""
+        if room is None:
+            return self.experiment
+        kept = dict(zip(self.exchange.architecture.prunable, layers, strict=True))
+        return self._planner.required(kept, room).chosen.applied(self.experiment)
 
     def _model(self) -> nn.Module:
         # A device has no room for the dense weights, and is sent all that it needs, unless their sizes are frozen in.

@@ -6,18 +6,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from hedgerow.client.answer import Workshop
+from hedgerow.budget import GUARD
+from hedgerow.client.answer import Answer, Workshop
+from hedgerow.client.joining.machine import default_budget
 from hedgerow.client.memory import ClientState
+from hedgerow.client.planning import Room, base_bytes, limited, room_of, tighten, warm
 from hedgerow.client.source import Source, source_in
 from hedgerow.config import Experiment
 from hedgerow.config.run_config import experiment_in
+from hedgerow.errors import BudgetError, OverrunError
 from hedgerow.privacy import system_words
-from hedgerow.wire.flower import content_of, payload_in
+from hedgerow.telemetry.memory import unmeasured
+from hedgerow.wire.flower import content_of, error_reply, payload_in
 
 __all__ = ["app"]
 
@@ -28,29 +35,62 @@ _STATE = "hedgerow"
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Trains on this client's samples and replies with one payload."""
+    """Trains on this client's samples and replies with one payload, or with an error of the kind `memory`."""
     source = source_in(context.node_config, facts=context.run_config.get("facts"))
-    workshop = _workshop(experiment_in(context.run_config), source.shared())
-    answer = workshop.answer(
-        payload_in(message.content),
-        client=source.client,
-        part=source.part,
-        state=_state_in(context),
-        # Whoever has data of its own has something to protect.
-        draw=None if source.data is None else system_words,
-    )
-    context.state[_STATE] = _record_of(answer.state)
+    workshop, base = _workshop(experiment_in(context.run_config), source.shared())
+    state, guard = _state_in(context), _guard_in(context)
+    room = room_of(workshop.experiment, source, free=base.free, guard=guard)
+    try:
+        answer = _answer(workshop, payload_in(message.content), source=source, state=state, room=room, base=base)
+    except BudgetError as error:
+        return error_reply(str(error), to=message, kind="memory")
+    except OverrunError as error:
+        # The next plan leaves more to spare, whichever process makes it.
+        context.state[_STATE] = _record_of(state, guard=error.guard)
+        return error_reply(str(error), to=message, kind="memory")
+    context.state[_STATE] = _record_of(answer.state, guard=guard)
     return Message(content_of(answer.payload), reply_to=message)
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What this process was before its first request: `held` bytes by `base_bytes`, and `free` ones to train in."""
+
+    held: int | None
+    free: int
+
+
+def _answer(
+    workshop: Workshop, request: bytes, *, source: Source, state: ClientState, room: Room | None, base: _Base
+) -> Answer:
+    hard = workshop.experiment.budget.hard and room is not None
+    most = base.held + room.budget if hard and room is not None and base.held is not None else None
+    # Who measures takes memory too, and keeps some.
+    with limited(most), unmeasured() if hard else contextlib.nullcontext():
+        return workshop.answer(
+            request,
+            client=source.client,
+            part=source.part,
+            state=state,
+            # Whoever has data of its own has something to protect.
+            draw=None if source.data is None else system_words,
+            room=room,
+        )
+
+
 @functools.lru_cache(maxsize=1)
-def _workshop(experiment: Experiment, source: Source) -> Workshop:
+def _workshop(experiment: Experiment, source: Source) -> tuple[Workshop, _Base]:
     # One process answers for many clients; what they share is built once.
     source.check_model(experiment.model.name)
-    return Workshop(experiment, dataset=source.dataset(), parts=source.parts)
+    workshop = Workshop(experiment, dataset=source.dataset(), parts=source.parts)
+    if not experiment.budget.plan:
+        return workshop, _Base(None, 0)
+    tighten()
+    warm()
+    return workshop, _Base(base_bytes(), default_budget())
 
 
-def _record_of(state: ClientState) -> ConfigRecord:
+def _record_of(state: ClientState, *, guard: float = GUARD) -> ConfigRecord:
     kept, floats = state.residuals
     return ConfigRecord(
         {
@@ -60,6 +100,8 @@ def _record_of(state: ClientState) -> ConfigRecord:
             "kept": kept,
             "floats": floats,
             "pool": state.pool,
+            # Who never had too little memory remembers nothing about it.
+            **({} if guard == GUARD else {"guard": guard}),
         }
     )
 
@@ -74,6 +116,13 @@ def _state_in(context: Context) -> ClientState:
     # Whoever ran before there was one has none.
     pool = _bytes_in(record, "pool") if "pool" in record else b""
     return ClientState(rounds=rounds, mask=mask, version=version, residuals=(kept, floats), pool=pool)
+
+
+def _guard_in(context: Context) -> float:
+    record = context.state.config_records.get(_STATE)
+    guard = GUARD if record is None else record.get("guard", GUARD)
+    assert isinstance(guard, float)
+    return guard
 
 
 def _bytes_in(record: ConfigRecord, name: str) -> bytes:

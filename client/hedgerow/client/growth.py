@@ -10,17 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hedgerow.codec import Floats, Growth, Section
+from hedgerow.codec import Growth, Section
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Samples
 from hedgerow.exchange import asked_counts, growth_section
 from hedgerow.pruning import Mask
-from hedgerow.representation import Representation
 from hedgerow.seeds import numpy_generator
-from hedgerow.sparse import KeptNetwork, largest_gradients, write_vector
+from hedgerow.sparse import KeptNetwork, largest_gradients
 from hedgerow.telemetry.memory import allocations
 
-__all__ = ["GrowthBytes", "growth_bytes", "largest"]
+__all__ = ["Grown", "GrowthBytes", "growth_bytes", "largest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What a device says about pruned weights.
+
+    Attributes:
+        section: the answer.
+        peak_bytes: measured peak of what torch held to find it: the network, and the most that the pass allocates.
+    """
+
+    section: Section
+    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +51,24 @@ class GrowthBytes:
 
 
 def largest(
-    representation: Representation,
-    model: nn.Module,
+    network: KeptNetwork,
     mask: Mask,
     *,
-    kept: Floats,
-    floats: Floats,
     growth: Sequence[Growth],
     samples: Samples,
     dataset: Dataset,
     experiment: Experiment,
     round: int,
     client: int,
-) -> Section:
-    """The section that answers a request for gradients, after training.
+) -> Grown:
+    """What answers a request for gradients, after training.
 
     They are those of one batch, drawn anew from the device's samples: of `adjustment.batch_size`, or of as many as went
     through the network at once in training.
 
     Args:
-        representation: what was trained.
-        model: the dense network at initialization, which may be hollow; it is not changed.
-        mask: what is kept.
-        kept: (mask.kept,) what training gave.
-        floats: (floats,) the same.
+        network: with the values at which the gradients are asked for; it comes out as it went in.
+        mask: what is kept of it.
         growth: what the request asks for, as it came from the network.
         samples: the client's own, at least 2.
         dataset: tells how images are normalised.
@@ -75,20 +81,21 @@ def largest(
         TrainingError: the loss or a gradient is not finite.
     """
     counts = asked_counts(growth, mask=mask)
-    network = _network(representation, model, mask, kept=kept, floats=floats)
     batch = _batch(len(samples), experiment, generator=numpy_generator(experiment.seed, "growth", round, client))
     images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
     loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
     relative = experiment.adjustment.relative
-    found = largest_gradients(network.module, counts, loss, relative=relative)
-    return growth_section(found, mask=mask, growth=growth, wire=experiment.wire)
+    found, taken = allocations(lambda: largest_gradients(network.module, counts, loss, relative=relative))
+    held = sum(t.numel() * t.element_size() for t in (*network.module.parameters(), *network.module.buffers()))
+    section = growth_section(found, mask=mask, growth=growth, wire=experiment.wire)
+    return Grown(section, held + taken.peak)
 
 
 def growth_bytes(network: KeptNetwork, images: Tensor, labels: Tensor, *, counts: dict[str, int]) -> GrowthBytes:
     """Measures what `largest_gradients` takes, in float32.
 
     Args:
-        network: on the dense path, `kernels="dense"`.
+        network: of any kernels.
         images: (N, C, H, W), normalised.
         labels: (N,) int64.
         counts: how many gradients of each tensor.
@@ -101,16 +108,6 @@ def growth_bytes(network: KeptNetwork, images: Tensor, labels: Tensor, *, counts
     _, whole = allocations(lambda: largest_gradients(network.module, counts, loss))
     own = max((whole.phases[name] - held for name, held in plain.phases.items()), default=0)
     return GrowthBytes(plain=plain.peak, whole=whole.peak, own=own)
-
-
-def _network(
-    representation: Representation, model: nn.Module, mask: Mask, *, kept: Floats, floats: Floats
-) -> KeptNetwork:
-    # As it is, with a layer's input and output where hooks can see them; the kernels of training have neither.
-    network = representation.network(model, mask, kernels="dense")
-    write_vector(network.kept, kept)
-    write_vector(network.floats, floats)
-    return network
 
 
 def _batch(count: int, experiment: Experiment, *, generator: np.random.Generator) -> np.ndarray:

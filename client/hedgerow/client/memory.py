@@ -63,6 +63,7 @@ class Memories:
     def __init__(self, exchange: Exchange, state: ClientState, *, limit: int) -> None:
         self._exchange, self._state, self._limit = exchange, state, limit
         self._moved: _Moved | None = None
+        self._mask: Mask | None = None
 
     def mask(self, digest: bytes) -> Sections:
         """The sections that hold the mask of that digest.
@@ -74,6 +75,20 @@ class Memories:
         if header.mask_digest != digest:
             raise PayloadError(f"this client has another mask; {_AGAIN}", kind="mismatch")
         return sections
+
+    def read_mask(self, header: Header) -> Mask:
+        """The mask that a request is for and does not bring; it is decoded once, however often it is asked for.
+
+        Raises:
+            PayloadError: the client has none, another one, or a damaged one.
+        """
+        if self._mask is None or self._mask.digest != header.mask_digest:
+            mask = self._exchange.decode_mask(self.mask(header.mask_digest))
+            if mask.digest != header.mask_digest:
+                raise PayloadError(f"the mask does not match its digest; {_AGAIN}")
+            self._mask = _needed(mask, header)
+            return mask
+        return self._mask
 
     def new_mask(self, header: Header, sections: Sections) -> Mask:
         """The mask that a request brings, whole or as what changed; what is told of the one before goes over to it.
@@ -99,6 +114,7 @@ class Memories:
         elif not self._has_mask(mask.digest):
             kept = b""
         self._state = replace(self._state, mask=encode_payload(_bare(header), [section]), residuals=(kept, floats))
+        self._mask = _needed(mask, header)
         return mask
 
     def version(self, round: int, digest: bytes, *, layers: tuple[int, ...]) -> Version:
@@ -185,6 +201,11 @@ class Memories:
             return self._old_mask()
         except PayloadError:
             return None
+
+
+def _needed(mask: Mask, header: Header) -> Mask | None:
+    # Only who is asked about pruned weights needs it again; for others it would take room beside the training.
+    return mask if any(asked.count for asked in header.growth) else None
 
 
 def _bare(header: Header) -> Header:

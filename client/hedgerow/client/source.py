@@ -25,6 +25,7 @@ class Source:
         path: file or folder of `data`.
         allowed_model: `package.module:function` that its user lets a coordinator name.
         facts: of the coordinator's data set, as JSON; only for `data`.
+        memory: bytes that it may train in; what is free when None.
     """
 
     client: int
@@ -34,6 +35,7 @@ class Source:
     path: str | None = None
     allowed_model: str | None = None
     facts: str | None = None
+    memory: int | None = None
 
     def shared(self) -> Source:
         """Without what tells it from the other clients of a process."""
@@ -69,7 +71,8 @@ def source_in(node_config: Mapping[str, object], *, facts: object = None) -> Sou
     Args:
         node_config: `partition-id` of `num-partitions` for a part of the experiment's own data set; or `data` and
             perhaps `data-path` for all training samples of that one; or all of them for a part of that one. `client`
-            is the number that seeds use, else `partition-id`; `allow-model` the model that may be a reference.
+            is the number that seeds use, else `partition-id`; `allow-model` the model that may be a reference; `memory`
+            the bytes that it may train in.
         facts: of the coordinator's data set, as JSON.
 
     Raises:
@@ -92,7 +95,7 @@ def source_in(node_config: Mapping[str, object], *, facts: object = None) -> Sou
     if part < 0 or (parts is not None and part >= parts):
         of = "" if parts is None else f" of {parts}"
         raise DataError(f"partition {part}{of} does not exist; they count from 0")
-    path, model = node_config.get("data-path"), node_config.get("allow-model")
+    path, model, memory = (node_config.get(key) for key in ("data-path", "allow-model", "memory"))
     return Source(
         client=int(str(node_config.get("client", part))),
         part=part,
@@ -101,4 +104,5 @@ def source_in(node_config: Mapping[str, object], *, facts: object = None) -> Sou
         path=None if path is None else str(path),
         allowed_model=None if model is None else str(model),
         facts=None if data is None or facts is None else str(facts),
+        memory=None if memory is None else int(str(memory)),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hedgerow.client.extrusion import Extrusion, extrusion_rate
 from hedgerow.client.optimisers import NormalisedSGD
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Samples
@@ -72,6 +74,8 @@ def train(
     round: int,
     generator: np.random.Generator,
     anneal: bool = False,
+    extrusion: Extrusion | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """Trains `network` in place on the client's own samples for the epochs of one round.
 
@@ -83,6 +87,9 @@ def train(
         round: counts from 1; places the round on the schedule of step sizes.
         generator: decides the order of the samples.
         anneal: let the step sizes fall to 0 from step to step, as half a cosine.
+        extrusion: what presses marked weights towards 0; nothing when None. If it has seconds, training ends with them,
+            and so another time after another number of steps.
+        clock: tells seconds.
 
     Raises:
         TrainingError: a loss is not finite, or there are too few samples for one step.
@@ -108,26 +115,36 @@ def train(
     most = settings.batch_size if settings.micro_batch is None else settings.micro_batch
     # The first step makes the optimisers' state, and what a later one allocates is repeated by all others of its size.
     measured = max(range(min(1, len(order) - 1), len(order)), key=lambda number: len(order[number]))
+    timed, began, seen, taken = extrusion is not None and extrusion.seconds is not None, clock(), 0, 0
     for number, batch in enumerate(order):
-        for group, step_size in steps if anneal else ():
-            group["lr"] = step_size * (1 + math.cos(math.pi * number / len(order))) / 2
+        share = None if extrusion is None else extrusion.share(number, steps=len(order), elapsed=clock() - began)
+        if share is not None and share >= 1 and number > 0:
+            break
+        for group, step_size in steps:
+            factor = (1 + math.cos(math.pi * number / len(order))) / 2 if anneal else 1
+            group["lr"] = step_size * factor
         images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
         sizes = part_sizes(len(batch), most=most)
         parts = list(zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True))
-        step = functools.partial(_step, network.module, parts, optimisers, half=settings.precision == "bf16")
-        if number == measured:
+        press = None
+        if extrusion is not None and share is not None:
+            press = functools.partial(_press, extrusion, network, optimisers, share=share)
+        half = settings.precision == "bf16"
+        step = functools.partial(_step, network.module, parts, optimisers, half=half, press=press)
+        # Seconds may be over after any step, so that the first ones have to do.
+        if number == measured or (timed and number < 2):
             before = _lasting_bytes(network.module, optimisers)
+            before += 0 if extrusion is None else extrusion.held_bytes
             loss, found = allocations(step)
             peaks = _peaks(before, found)
         else:
             loss = step()
         if not math.isfinite(loss):
             raise TrainingError(f"the loss became {loss} at step {number + 1}; lower the step sizes")
-        total += loss * len(batch)
+        total, seen, taken = total + loss * len(batch), seen + len(batch), taken + 1
     if not all(bool(tensor.isfinite().all()) for tensor in network.kept):
         raise TrainingError("a gradient was not finite though the loss was; lower the step sizes")
-    seen = sum(len(batch) for batch in order)
-    return Trained(examples=len(samples), steps=len(order), loss=total / seen, peaks=peaks)
+    return Trained(examples=len(samples), steps=taken, loss=total / seen, peaks=peaks)
 
 
 def _step(
@@ -136,8 +153,12 @@ def _step(
     optimisers: list[torch.optim.Optimizer],
     *,
     half: bool,
+    press: Callable[[], None] | None = None,
 ) -> float:
-    """One step on a batch in parts, whose gradients add up to those of the batch's mean loss, which it returns."""
+    """One step on a batch in parts, whose gradients add up to those of the batch's mean loss, which it returns.
+
+    `press` is called when they are there, before the optimisers' step.
+    """
     count, value = sum(len(labels) for _, labels in parts), 0.0
     for images, labels in parts:
         with phase("forward"):
@@ -153,10 +174,22 @@ def _step(
         with phase("backward"):
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
     with phase("update"):
+        if press is not None:
+            press()
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
     return value
+
+
+def _press(
+    extrusion: Extrusion, network: KeptNetwork, optimisers: list[torch.optim.Optimizer], *, share: float
+) -> None:
+    """Adds the penalty to the gradients, and raises the learning rate of the coming step."""
+    norm = extrusion.norm(network.kept)
+    extrusion.add_to_gradients(network.kept)
+    for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+        group["lr"] = extrusion_rate(share, norm=norm, scheduled=group["lr"], first=extrusion.rate)
 
 
 def _peaks(lasting: int, found: Allocations) -> PhaseBytes:

@@ -24,27 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hedgerow/v1/payload.proto\x12\x0bhedgerow.v1\"\xa0\x02\n\x07Payload\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nexperiment\x18\x02 \x01(\x0c\x12\r\n\x05round\x18\x03 \x01(\r\x12\x13\n\x0bmask_digest\x18\x04 \x01(\x0c\x12&\n\x08sections\x18\x05 \x03(\x0b\x32\x14.hedgerow.v1.Section\x12\x0c\n\x04\x62\x61se\x18\x06 \x01(\r\x12$\n\x07tensors\x18\x07 \x03(\x0b\x32\x13.hedgerow.v1.Tensor\x12\x1f\n\x04task\x18\x08 \x01(\x0e\x32\x11.hedgerow.v1.Task\x12*\n\ncandidates\x18\t \x03(\x0b\x32\x16.hedgerow.v1.Candidate\x12#\n\x06growth\x18\n \x03(\x0b\x32\x13.hedgerow.v1.Growth\"H\n\tCandidate\x12\x13\n\x0bmask_digest\x18\x01 \x01(\x0c\x12&\n\x08sections\x18\x02 \x03(\x0b\x32\x14.hedgerow.v1.Section\"\'\n\x06Growth\x12\x0e\n\x06tensor\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"7\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x10\n\x08prunable\x18\x03 \x01(\x08\"}\n\x07Section\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.hedgerow.v1.Kind\x12!\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x12.hedgerow.v1.Codec\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x11\n\tparameter\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c*?\n\x04Task\x12\x0e\n\nTASK_TRAIN\x10\x00\x12\x14\n\x10TASK_RECALIBRATE\x10\x01\x12\x11\n\rTASK_EVALUATE\x10\x02*\xea\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_MASK\x10\x01\x12\x0e\n\nKIND_SIGNS\x10\x02\x12\x0e\n\nKIND_VOTES\x10\x03\x12\x10\n\x0cKIND_WEIGHTS\x10\x04\x12\x0f\n\x0bKIND_FLOATS\x10\x05\x12\x0e\n\nKIND_FLIPS\x10\x06\x12\x13\n\x0fKIND_MASK_DELTA\x10\x07\x12\x0e\n\nKIND_DRIFT\x10\x08\x12\x0e\n\nKIND_TOP_K\x10\t\x12\x0f\n\x0bKIND_COUNTS\x10\n\x12\x13\n\x0fKIND_STATISTICS\x10\x0b\x12\x0f\n\x0bKIND_LOSSES\x10\x0c*\xd9\x02\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_BITS\x10\x01\x12\x11\n\rCODEC_FLOAT32\x10\x02\x12\x14\n\x10\x43ODEC_BYTES_ZSTD\x10\x03\x12\x13\n\x0f\x43ODEC_GAPS_ZSTD\x10\x04\x12\x13\n\x0f\x43ODEC_BITS_RANS\x10\x05\x12\x13\n\x0f\x43ODEC_GAPS_RANS\x10\x06\x12\x13\n\x0f\x43ODEC_BITS_ZSTD\x10\x07\x12\x16\n\x12\x43ODEC_SYMBOLS_RANS\x10\x08\x12\x13\n\x0f\x43ODEC_MASK_RANS\x10\t\x12\x11\n\rCODEC_FLOAT16\x10\n\x12\x12\n\x0e\x43ODEC_BFLOAT16\x10\x0b\x12\x13\n\x0f\x43ODEC_ORDERED16\x10\x0c\x12\x1a\n\x16\x43ODEC_ORDERED_BFLOAT16\x10\r\x12\x14\n\x10\x43ODEC_INT8_BLOCK\x10\x0e\x12\x11\n\rCODEC_UNIFORM\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hedgerow/v1/payload.proto\x12\x0bhedgerow.v1\"\xc4\x02\n\x07Payload\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nexperiment\x18\x02 \x01(\x0c\x12\r\n\x05round\x18\x03 \x01(\r\x12\x13\n\x0bmask_digest\x18\x04 \x01(\x0c\x12&\n\x08sections\x18\x05 \x03(\x0b\x32\x14.hedgerow.v1.Section\x12\x0c\n\x04\x62\x61se\x18\x06 \x01(\r\x12$\n\x07tensors\x18\x07 \x03(\x0b\x32\x13.hedgerow.v1.Tensor\x12\x1f\n\x04task\x18\x08 \x01(\x0e\x32\x11.hedgerow.v1.Task\x12*\n\ncandidates\x18\t \x03(\x0b\x32\x16.hedgerow.v1.Candidate\x12#\n\x06growth\x18\n \x03(\x0b\x32\x13.hedgerow.v1.Growth\x12\"\n\x06levels\x18\x14 \x03(\x0b\x32\x12.hedgerow.v1.Level\"H\n\tCandidate\x12\x13\n\x0bmask_digest\x18\x01 \x01(\x0c\x12&\n\x08sections\x18\x02 \x03(\x0b\x32\x14.hedgerow.v1.Section\"\x15\n\x05Level\x12\x0c\n\x04kept\x18\x01 \x03(\r\"7\n\x06Growth\x12\x0e\n\x06tensor\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0e\n\x06marked\x18\x03 \x01(\r\"7\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x10\n\x08prunable\x18\x03 \x01(\x08\"}\n\x07Section\x12\x1f\n\x04kind\x18\x01 \x01(\x0e\x32\x11.hedgerow.v1.Kind\x12!\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x12.hedgerow.v1.Codec\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x11\n\tparameter\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c*N\n\x04Task\x12\x0e\n\nTASK_TRAIN\x10\x00\x12\x14\n\x10TASK_RECALIBRATE\x10\x01\x12\x11\n\rTASK_EVALUATE\x10\x02\x12\r\n\tTASK_PLAN\x10\x03*\xea\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_MASK\x10\x01\x12\x0e\n\nKIND_SIGNS\x10\x02\x12\x0e\n\nKIND_VOTES\x10\x03\x12\x10\n\x0cKIND_WEIGHTS\x10\x04\x12\x0f\n\x0bKIND_FLOATS\x10\x05\x12\x0e\n\nKIND_FLIPS\x10\x06\x12\x13\n\x0fKIND_MASK_DELTA\x10\x07\x12\x0e\n\nKIND_DRIFT\x10\x08\x12\x0e\n\nKIND_TOP_K\x10\t\x12\x0f\n\x0bKIND_COUNTS\x10\n\x12\x13\n\x0fKIND_STATISTICS\x10\x0b\x12\x0f\n\x0bKIND_LOSSES\x10\x0c*\xd9\x02\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_BITS\x10\x01\x12\x11\n\rCODEC_FLOAT32\x10\x02\x12\x14\n\x10\x43ODEC_BYTES_ZSTD\x10\x03\x12\x13\n\x0f\x43ODEC_GAPS_ZSTD\x10\x04\x12\x13\n\x0f\x43ODEC_BITS_RANS\x10\x05\x12\x13\n\x0f\x43ODEC_GAPS_RANS\x10\x06\x12\x13\n\x0f\x43ODEC_BITS_ZSTD\x10\x07\x12\x16\n\x12\x43ODEC_SYMBOLS_RANS\x10\x08\x12\x13\n\x0f\x43ODEC_MASK_RANS\x10\t\x12\x11\n\rCODEC_FLOAT16\x10\n\x12\x12\n\x0e\x43ODEC_BFLOAT16\x10\x0b\x12\x13\n\x0f\x43ODEC_ORDERED16\x10\x0c\x12\x1a\n\x16\x43ODEC_ORDERED_BFLOAT16\x10\r\x12\x14\n\x10\x43ODEC_INT8_BLOCK\x10\x0e\x12\x11\n\rCODEC_UNIFORM\x10\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hedgerow.v1.payload_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=632
-  _globals['_TASK']._serialized_end=695
-  _globals['_KIND']._serialized_start=698
-  _globals['_KIND']._serialized_end=932
-  _globals['_CODEC']._serialized_start=935
-  _globals['_CODEC']._serialized_end=1280
+  _globals['_TASK']._serialized_start=707
+  _globals['_TASK']._serialized_end=785
+  _globals['_KIND']._serialized_start=788
+  _globals['_KIND']._serialized_end=1022
+  _globals['_CODEC']._serialized_start=1025
+  _globals['_CODEC']._serialized_end=1370
   _globals['_PAYLOAD']._serialized_start=43
-  _globals['_PAYLOAD']._serialized_end=331
-  _globals['_CANDIDATE']._serialized_start=333
-  _globals['_CANDIDATE']._serialized_end=405
-  _globals['_GROWTH']._serialized_start=407
-  _globals['_GROWTH']._serialized_end=446
-  _globals['_TENSOR']._serialized_start=448
-  _globals['_TENSOR']._serialized_end=503
-  _globals['_SECTION']._serialized_start=505
-  _globals['_SECTION']._serialized_end=630
+  _globals['_PAYLOAD']._serialized_end=367
+  _globals['_CANDIDATE']._serialized_start=369
+  _globals['_CANDIDATE']._serialized_end=441
+  _globals['_LEVEL']._serialized_start=443
+  _globals['_LEVEL']._serialized_end=464
+  _globals['_GROWTH']._serialized_start=466
+  _globals['_GROWTH']._serialized_end=521
+  _globals['_TENSOR']._serialized_start=523
+  _globals['_TENSOR']._serialized_end=578
+  _globals['_SECTION']._serialized_start=580
+  _globals['_SECTION']._serialized_end=705
 # @@protoc_insertion_point(module_scope)

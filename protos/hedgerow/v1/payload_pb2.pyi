@@ -12,6 +12,7 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_TRAIN: _ClassVar[Task]
     TASK_RECALIBRATE: _ClassVar[Task]
     TASK_EVALUATE: _ClassVar[Task]
+    TASK_PLAN: _ClassVar[Task]
 
 class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -50,6 +51,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 TASK_TRAIN: Task
 TASK_RECALIBRATE: Task
 TASK_EVALUATE: Task
+TASK_PLAN: Task
 KIND_UNSPECIFIED: Kind
 KIND_MASK: Kind
 KIND_SIGNS: Kind
@@ -81,7 +83,7 @@ CODEC_INT8_BLOCK: Codec
 CODEC_UNIFORM: Codec
 
 class Payload(_message.Message):
-    __slots__ = ("version", "experiment", "round", "mask_digest", "sections", "base", "tensors", "task", "candidates", "growth")
+    __slots__ = ("version", "experiment", "round", "mask_digest", "sections", "base", "tensors", "task", "candidates", "growth", "levels")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +94,7 @@ class Payload(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     GROWTH_FIELD_NUMBER: _ClassVar[int]
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
     version: int
     experiment: bytes
     round: int
@@ -102,7 +105,8 @@ class Payload(_message.Message):
     task: Task
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     growth: _containers.RepeatedCompositeFieldContainer[Growth]
-    def __init__(self, version: _Optional[int] = ..., experiment: _Optional[bytes] = ..., round: _Optional[int] = ..., mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ..., base: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., task: _Optional[_Union[Task, str]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., growth: _Optional[_Iterable[_Union[Growth, _Mapping]]] = ...) -> None: ...
+    levels: _containers.RepeatedCompositeFieldContainer[Level]
+    def __init__(self, version: _Optional[int] = ..., experiment: _Optional[bytes] = ..., round: _Optional[int] = ..., mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ..., base: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., task: _Optional[_Union[Task, str]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., growth: _Optional[_Iterable[_Union[Growth, _Mapping]]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("mask_digest", "sections")
@@ -112,13 +116,21 @@ class Candidate(_message.Message):
     sections: _containers.RepeatedCompositeFieldContainer[Section]
     def __init__(self, mask_digest: _Optional[bytes] = ..., sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ...) -> None: ...
 
+class Level(_message.Message):
+    __slots__ = ("kept",)
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    kept: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kept: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Growth(_message.Message):
-    __slots__ = ("tensor", "count")
+    __slots__ = ("tensor", "count", "marked")
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    MARKED_FIELD_NUMBER: _ClassVar[int]
     tensor: int
     count: int
-    def __init__(self, tensor: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+    marked: int
+    def __init__(self, tensor: _Optional[int] = ..., count: _Optional[int] = ..., marked: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("name", "shape", "prunable")

@@ -6,17 +6,20 @@ All sums are of integers, so they come out bit by bit the same in whatever order
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hedgerow.codec import Floats, Votes
+from hedgerow.codec import Bits, Floats, Votes
 from hedgerow.errors import FailureKind, PayloadError
 from hedgerow.native.library import INTEGER, POINTER, Kernel, status
 from hedgerow.server.votes import VoteCounter
 
-__all__ = ["Aggregator", "FloatMean", "SignMean"]
+__all__ = ["Aggregator", "FloatMean", "Nested", "SignMean"]
+
+Integers: TypeAlias = npt.NDArray[np.int64]
 
 _SCALE = 2.0**32
 _LIMB = 26
@@ -38,6 +41,16 @@ class Aggregator(Protocol):
 
     def mean(self) -> Floats:
         """The weighted mean of what was folded; there must be something."""
+
+    @property
+    def weight(self) -> int:
+        """Of all that was folded."""
+
+    def sums(self) -> tuple[Integers, ...]:
+        """What is divided by the weight, each (count,) int64; those of several aggregators may be added up."""
+
+    def mean_of(self, sums: Sequence[Integers], weight: Integers) -> Floats:
+        """The mean that such sums come to, (n,) float32, and 0 where the weight, (n,) int64, is 0."""
 
 
 class SignMean:
@@ -86,6 +99,21 @@ class SignMean:
             theta[first : first + positive.size] = (2 * positive - voted) / weight
         return theta
 
+    @property
+    def weight(self) -> int:
+        """See `Aggregator`."""
+        return self._weight
+
+    def sums(self) -> tuple[Integers, Integers]:
+        """P and S."""
+        voted = np.zeros(self._count, dtype=np.int64) if self._spoken is None else self._spoken.sums()
+        return self._positive.sums(), voted + self._everybody
+
+    def mean_of(self, sums: Sequence[Integers], weight: Integers) -> Floats:
+        """See `Aggregator`."""
+        positive, voted = sums
+        return ((2 * positive - voted) / np.maximum(voted if self._of_speakers else weight, 1)).astype(np.float32)
+
 
 _add_fixed = Kernel("add_fixed", POINTER, INTEGER, *[POINTER] * 2, INTEGER)
 
@@ -118,9 +146,82 @@ class FloatMean:
     def mean(self) -> Floats:
         """(count,) float32."""
         assert self._weight > 0, "nothing was folded"
-        total = self._high.astype(np.float64) * float(1 << _LIMB) + self._low
-        result: Floats = (total / (_SCALE * self._weight)).astype(np.float32)
+        return self.mean_of(self.sums(), np.asarray(self._weight))
+
+    @property
+    def weight(self) -> int:
+        """See `Aggregator`."""
+        return self._weight
+
+    def sums(self) -> tuple[Integers, Integers]:
+        """The upper and the lower limb."""
+        return self._high, self._low
+
+    def mean_of(self, sums: Sequence[Integers], weight: Integers) -> Floats:
+        """See `Aggregator`."""
+        high, low = sums
+        total = high.astype(np.float64) * float(1 << _LIMB) + low
+        # Below 2**36, so that a float holds the weight, and its product with a power of 2.
+        result: Floats = (total / (_SCALE * np.maximum(weight, 1))).astype(np.float32)
         return result
+
+
+class Nested:
+    """A mean over several levels: of each weight over the clients of those levels that hold it.
+
+    Each level has sums of its own, which are added up as integers in the end, so that the result is the same bit by bit
+    in whatever order the replies arrive. Who does not hold a weight is not in what its sum is divided by; who holds it
+    and abstains is. With one level it is the mean of that one.
+
+    Args:
+        parts: of each level what sums its clients, all of one kind.
+        places: of each level its weights among all, (count,) bool; None where it has all.
+        count: of weights, in all levels together.
+    """
+
+    def __init__(self, parts: Sequence[Aggregator], *, places: Sequence[Bits | None], count: int) -> None:
+        self._parts, self._places, self._count = parts, places, count
+
+    def part(self, level: int) -> Aggregator:
+        """What sums the clients of one level."""
+        return self._parts[level]
+
+    def check(self, values: Any, *, level: int = 0) -> None:
+        """Refuses what `add` could not sum exactly; see `Aggregator`."""
+        self._parts[level].check(values)
+
+    def add(self, values: Any, *, weight: int, level: int = 0) -> None:
+        """Folds the values of one client of that level, in the order of its places."""
+        self._parts[level].add(values, weight=weight)
+
+    def mean(self) -> Floats:
+        """(count,) float32; 0 where nobody held the weight."""
+        if len(self._parts) == 1:
+            return self._parts[0].mean()
+        heard = [(part, self._among(places)) for part, places in zip(self._parts, self._places, strict=True)]
+        weight = np.zeros(self._count, dtype=np.int64)
+        sums: list[Integers] = []
+        for part, places in heard:
+            if not part.weight:
+                continue
+            weight[places] += part.weight
+            own = part.sums()
+            sums = sums or [np.zeros(self._count, dtype=np.int64) for _ in own]
+            for total, values in zip(sums, own, strict=True):
+                total[places] += values
+        assert sums, "nothing was folded"
+        return self._parts[0].mean_of(sums, weight)
+
+    def held(self) -> Bits:
+        """(count,) bool, where there was a client that held the weight."""
+        held = np.zeros(self._count, dtype=np.bool_)
+        for part, places in zip(self._parts, self._places, strict=True):
+            if part.weight:
+                held[self._among(places)] = True
+        return held
+
+    def _among(self, places: Bits | None) -> Bits | slice:
+        return slice(None) if places is None else places
 
 
 def _add_native(values: Floats, weight: int, high: npt.NDArray[np.int64], low: npt.NDArray[np.int64]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from torch import nn
@@ -14,7 +13,7 @@ from hedgerow.data import Dataset
 from hedgerow.exchange import Exchange
 from hedgerow.pruning import prunable_tensors
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, scatter_kept, sparsify, write_vector
+from hedgerow.sparse import folded, sparsify, write_vector
 
 __all__ = ["Bench", "description"]
 
@@ -46,11 +45,8 @@ class Bench:
         return cls(dataset, model, exchange_of(experiment, model))
 
     def network(self, state: RoundState) -> nn.Module:
-        """The dense network that a state stands for."""
-        model = copy.deepcopy(self.initial)
-        scatter_kept(model, state.mask, self._weights(state))
-        write_vector(float_tensors(model), state.floats)
-        return model
+        """The dense network that a state stands for, of torch's own layers (see `folded`)."""
+        return folded(self.initial, state.mask, kept=self._weights(state), floats=state.floats)
 
     def kept_network(self, state: RoundState) -> nn.Module:
         """The same network of kept weights only, to run: with native kernels where the mask is sparse enough."""

@@ -17,7 +17,9 @@ from hedgerow.server.delivery import deliver
 from hedgerow.server.evaluation import evaluate
 from hedgerow.server.fleet import Fleet
 from hedgerow.server.journal import Journal, NoJournal, SqliteJournal
+from hedgerow.server.levels import levelled
 from hedgerow.server.patience import patiently
+from hedgerow.server.planning import Planner
 from hedgerow.server.pool import candidate_pool
 from hedgerow.server.progress import Observer
 from hedgerow.server.recalibrating import recalibrate
@@ -89,6 +91,10 @@ def prepare(
             state, selection = chosen.state, chosen.record
         else:
             state = _initial_state(experiment, bench, observer)
+        exchange = bench.exchange
+        state = levelled(
+            state, experiment=experiment, architecture=exchange.architecture, representation=exchange.representation
+        )
         evaluation = evaluate(bench.kept_network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
         record = first_record(state, evaluation, selection=selection, seconds=time.perf_counter() - began)
         folder.save(state, record)
@@ -134,6 +140,7 @@ def coordinate(
                 history=folder.history,
                 journal=journal,
                 least=least,
+                planner=Planner() if experiment.budget.plan else None,
             )
             while state.round < experiment.rounds:
                 old = state
@@ -155,7 +162,7 @@ def coordinate(
                 folder.save(state, record)
                 journal.forget(state.round)
                 observer.finished_round(record, rounds=experiment.rounds)
-        deliver(experiment, bench=bench, state=state, folder=folder)
+        deliver(experiment, bench=bench, state=state.best(), folder=folder)
         folder.remove_journal()
         folder.remove_versions()
 

@@ -35,11 +35,13 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
     """Writes the model, then the report; with both there the run is done."""
     model = bench.network(state)
     dataset = bench.dataset
+    # What is handed over holds standardised weights as they are, in layers without a norm.
+    norm = "none" if experiment.model.norm == "nsconv" else experiment.model.norm
     metadata = {
         "hedgerow": version("hedgerow"),
         "torch": version("torch"),
         "model": experiment.model.name,
-        "norm": experiment.model.norm,
+        "norm": norm,
         "input_shape": dataset.input_shape,
         "classes": dataset.classes,
         "seed": experiment.seed,
@@ -70,7 +72,7 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
             name=experiment.model.name,
             shape=dataset.input_shape,
             classes=dataset.classes,
-            norm=experiment.model.norm,
+            norm=norm,
         ),
         ledger=_ledger(experiment, bench=bench, state=state, share=records[-1].measured.native_share),
         paths=read_paths(folder.paths),

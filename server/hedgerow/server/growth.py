@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from hedgerow.codec import Floats, Growth, Sections
 from hedgerow.errors import PayloadError
 from hedgerow.exchange import asked_counts, read_growth
-from hedgerow.pruning import Adjustment, Gradients, Mask, Moves, adjusted
+from hedgerow.pruning import Adjustment, Gradients, Mask, Moves, adjusted, lowest_together, marked
 from hedgerow.representation import Representation
 from hedgerow.server.state import RoundState
 from hedgerow.telemetry import AdjustmentRecord
@@ -39,13 +39,28 @@ class GradientSum:
         self._mask, self._growth = mask, growth
         self._weight = 0
 
-    def read(self, sections: Sections) -> Gradients:
-        """What a reply says.
+    def read(
+        self, sections: Sections, *, mask: Mask | None = None, growth: Sequence[Growth] | None = None
+    ) -> Gradients:
+        """What a reply says of weights that nobody keeps.
+
+        Args:
+            sections: of the reply.
+            mask: what its device keeps, where that is a part of all that is kept. Of the rest it may speak, but nothing
+                is to grow there.
+            growth: what it was asked; the same as all others when None.
 
         Raises:
             PayloadError: see `read_growth`.
         """
-        return read_growth(sections, mask=self._mask, growth=self._growth)
+        asked = self._growth if growth is None else growth
+        if mask is None:
+            return read_growth(sections, mask=self._mask, growth=asked)
+        result = {}
+        for name, (positions, values) in read_growth(sections, mask=mask, growth=asked).items():
+            pruned = ~self._mask[name].numpy().reshape(-1)[positions]
+            result[name] = (positions[pruned], values[pruned])
+        return result
 
     def check(self, found: Gradients) -> None:
         """Refuses gradients of 2¹² and more in size, and NaN.
@@ -82,27 +97,51 @@ class GradientSum:
 
 
 def adjusted_state(
-    state: RoundState, adjustment: Adjustment | None, gradients: GradientSum | None, *, representation: Representation
+    state: RoundState,
+    adjustment: Adjustment | None,
+    gradients: GradientSum | None,
+    *,
+    representation: Representation,
+    mean: Floats | None = None,
+    marked_by: Floats | None = None,
 ) -> tuple[RoundState, AdjustmentRecord | None]:
-    """The state after a round's adjustment of the mask, and what was exchanged; as it is where there is none.
+    """The state after a round's adjustment of the mask, and what was changed; as it is where there is none.
 
     Args:
         state: after the round's training, with the mask that was trained.
         adjustment: what was planned.
-        gradients: what devices said.
+        gradients: what devices said; None where they were not asked.
         representation: says which weights matter least, and what a weight grows at.
+        mean: (state.mask.kept,) of the round's replies.
+        marked_by: (state.mask.kept,) what training started from, if it pressed the weights that were marked then: only
+            those go. All of them, unless fewer weights come than were to.
     """
-    if adjustment is None or gradients is None:
+    if adjustment is None:
         return state, None
-    mean = gradients.mean()
-    scores = representation.drop_scores(state.kept)
-    mask = adjusted(state.mask, scores=scores, gradients=mean, counts=adjustment.counts)
-    exchanged = {name: int(torch.count_nonzero(mask[name] & ~state.mask[name])) for name in adjustment.counts}
-    record = AdjustmentRecord(block=adjustment.block, exchanged=exchanged)
+    found = {} if gradients is None else gradients.mean()
+    scores = representation.drop_scores(state.kept, mean=mean)
+    among, layers = None, state.mask.layer_kept()
+    if marked_by is not None:
+        counts = [adjustment.goes.get(name, 0) for name in layers]
+        among = marked(representation.drop_scores(marked_by), layers=list(layers.values()), counts=counts)
+    goes = adjustment.goes
+    if adjustment.together:
+        goes = lowest_together(scores, layers=layers, count=adjustment.together)
+    mask = adjusted(state.mask, scores=scores, gradients=found, goes=goes, comes=adjustment.comes, among=among)
+    record = AdjustmentRecord(
+        block=adjustment.block,
+        pruned=_counts(goes, state.mask, without=mask),
+        grown=_counts(adjustment.comes, mask, without=state.mask),
+    )
     if mask is state.mask:
         return state, record
-    kept = grown_state(state.kept, mask=state.mask, new_mask=mask, gradients=mean, representation=representation)
+    kept = grown_state(state.kept, mask=state.mask, new_mask=mask, gradients=found, representation=representation)
     return replace(state, mask=mask, kept=kept, since=state.round + 1), record
+
+
+def _counts(names: Iterable[str], mask: Mask, *, without: Mask) -> dict[str, int]:
+    """How many weights of each tensor `mask` keeps and `without` does not."""
+    return {name: int(torch.count_nonzero(mask[name] & ~without[name])) for name in names}
 
 
 def grown_state(

@@ -2,6 +2,7 @@
 
     versions/
         00000012.payload     the version of round 12: 16 bytes of SHA-256, and the payload, whole, as it would travel
+        00000012.1.payload   the same of level 1, where devices train parts of the network
         <digest>.mask        a mask that versions are of, named by 32 hexadecimal digits: 16 bytes of SHA-256, its bits
 
 Where nobody builds on older versions, each is kept as its header alone: it names the mask, and what a mask gains and
@@ -25,12 +26,12 @@ __all__ = ["FolderHistory", "History", "MemoryHistory"]
 
 
 class History(Protocol):
-    """Encoded versions by the number of their round, and packed masks by their digest."""
+    """Encoded versions by the number of their round and their level, and packed masks by their digest."""
 
-    def add(self, round: int, payload: bytes) -> None:
+    def add(self, round: int, payload: bytes, *, level: int = 0) -> None:
         """Remembers a version, and forgets those that are too old."""
 
-    def find(self, round: int) -> bytes | None:
+    def find(self, round: int, *, level: int = 0) -> bytes | None:
         """The version of a round; None where it is not known any more."""
 
     def add_mask(self, digest: bytes, packed: bytes) -> None:
@@ -45,17 +46,17 @@ class MemoryHistory:
 
     def __init__(self, *, most: int) -> None:
         self._most = most
-        self._payloads: dict[int, bytes] = {}
+        self._payloads: dict[tuple[int, int], bytes] = {}
         self._masks: dict[bytes, bytes] = {}
 
-    def add(self, round: int, payload: bytes) -> None:
+    def add(self, round: int, payload: bytes, *, level: int = 0) -> None:
         """See `History`."""
-        self._payloads[round] = payload
-        self._payloads = {r: p for r, p in self._payloads.items() if round - self._most < r <= round}
+        self._payloads[round, level] = payload
+        self._payloads = {key: p for key, p in self._payloads.items() if round - self._most < key[0] <= round}
 
-    def find(self, round: int) -> bytes | None:
+    def find(self, round: int, *, level: int = 0) -> bytes | None:
         """See `History`."""
-        return self._payloads.get(round)
+        return self._payloads.get((round, level))
 
     def add_mask(self, digest: bytes, packed: bytes) -> None:
         """See `History`."""
@@ -74,21 +75,21 @@ class FolderHistory:
     def __init__(self, folder: Path, *, most: int) -> None:
         self._folder, self._most = folder, most
 
-    def add(self, round: int, payload: bytes) -> None:
+    def add(self, round: int, payload: bytes, *, level: int = 0) -> None:
         """See `History`.
 
         Raises:
             RunError: the folder cannot be written.
         """
-        write_atomically(self._path(round), sealed(payload))
-        for found in self._rounds():
+        write_atomically(self._path(round, level), sealed(payload))
+        for found, of_level in self._versions():
             if not round - self._most < found <= round:
                 with contextlib.suppress(OSError):
-                    self._path(found).unlink()
+                    self._path(found, of_level).unlink()
 
-    def find(self, round: int) -> bytes | None:
+    def find(self, round: int, *, level: int = 0) -> bytes | None:
         """See `History`."""
-        return _content(self._path(round))
+        return _content(self._path(round, level))
 
     def add_mask(self, digest: bytes, packed: bytes) -> None:
         """See `History`.
@@ -99,7 +100,8 @@ class FolderHistory:
         if not self._most:
             return
         write_atomically(self._mask_path(digest), sealed(packed))
-        payloads = (payload for found in self._rounds() if (payload := self.find(found)) is not None)
+        versions = (self.find(found, level=level) for found, level in self._versions())
+        payloads = (payload for payload in versions if payload is not None)
         needed = {digest, *map(_mask_of, payloads)}
         for path in self._folder.glob("*.mask"):
             with contextlib.suppress(ValueError, OSError):
@@ -111,15 +113,16 @@ class FolderHistory:
         """See `History`."""
         return _content(self._mask_path(digest))
 
-    def _rounds(self) -> Iterator[int]:
+    def _versions(self) -> Iterator[tuple[int, int]]:
         for path in self._folder.glob("*.payload"):
             with contextlib.suppress(ValueError):
-                found = int(path.stem)
-                if path == self._path(found):
+                number, _, level = path.stem.partition(".")
+                found = int(number), int(level or 0)
+                if path == self._path(*found):
                     yield found
 
-    def _path(self, round: int) -> Path:
-        return self._folder / f"{round:08d}.payload"
+    def _path(self, round: int, level: int) -> Path:
+        return self._folder / (f"{round:08d}.{level}.payload" if level else f"{round:08d}.payload")
 
     def _mask_path(self, digest: bytes) -> Path:
         return self._folder / f"{digest.hex()}.mask"

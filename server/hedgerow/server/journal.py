@@ -1,7 +1,7 @@
 """What a live round has taken in, on disk, so that a coordinator that is killed loses nothing of it.
 
     journal.sqlite
-        rounds    the open round: who is asked, and once it is closed, whose replies count
+        rounds    the open round: who is asked about which part, and once it is closed, whose replies count
         replies   what has arrived, in order
 
 A round is begun, replies are added before they are folded, and it is closed before its state is computed. A restart
@@ -15,8 +15,8 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -41,10 +41,12 @@ class OpenRound:
     Attributes:
         cohort: nodes that are asked, in ascending order.
         counted: nodes whose replies count; None as long as the round is not closed.
+        levels: of those that are asked about a smaller part of the network than the whole.
     """
 
     cohort: Sequence[int]
     counted: frozenset[int] | None
+    levels: Mapping[int, int] = field(default_factory=dict)
 
 
 class Journal(Protocol):
@@ -56,8 +58,9 @@ class Journal(Protocol):
     def replies(self, round: int) -> Iterator[tuple[Reply, str]]:
         """The replies to a round so far, each with its node's name, in the order of their arrival."""
 
-    def begin(self, round: int, cohort: Sequence[int]) -> None:
-        """A round asks these nodes. Replies of other nodes and to other rounds are forgotten."""
+    def begin(self, round: int, cohort: Sequence[int], *, levels: Mapping[int, int] | None = None) -> None:
+        """A round asks these nodes, of the whole network unless `levels` says another part. Replies of other nodes and
+        to other rounds are forgotten."""
 
     def add(self, round: int, reply: Reply, *, name: str) -> None:
         """A reply has arrived."""
@@ -83,7 +86,7 @@ class NoJournal:
         """No reply is kept."""
         return iter(())
 
-    def begin(self, round: int, cohort: Sequence[int]) -> None:
+    def begin(self, round: int, cohort: Sequence[int], *, levels: Mapping[int, int] | None = None) -> None:
         """Nothing."""
 
     def add(self, round: int, reply: Reply, *, name: str) -> None:
@@ -128,7 +131,9 @@ class SqliteJournal:
         for cohort, counted, digest in rows:
             if _digest(round, cohort, counted) != digest:
                 raise self._unusable("a round differs from its digest")
-            return OpenRound(self._parsed(cohort), None if counted is None else frozenset(self._parsed(counted)))
+            asked = self._asked(cohort)
+            counts = None if counted is None else frozenset(self._parsed(counted))
+            return OpenRound(list(asked), counts, {node: level for node, level in asked.items() if level})
         return None
 
     def replies(self, round: int) -> Iterator[tuple[Reply, str]]:
@@ -138,14 +143,15 @@ class SqliteJournal:
             for head, payload, digest in self._rows("SELECT head, payload, digest FROM replies WHERE id = ?", number):
                 yield self._read(head, payload, digest, round=round)
 
-    def begin(self, round: int, cohort: Sequence[int]) -> None:
+    def begin(self, round: int, cohort: Sequence[int], *, levels: Mapping[int, int] | None = None) -> None:
         """See `Journal`."""
-        asked = set(cohort)
+        asked, known = set(cohort), levels or {}
+        row = [[node, known[node]] if known.get(node) else node for node in cohort]
         with self._transaction():
             self._run("DELETE FROM rounds")
             self._run("DELETE FROM replies WHERE round != ?", round)
             self._keep_only(asked)
-            self._put(round, json.dumps(list(cohort)), None)
+            self._put(round, json.dumps(row), None)
 
     def add(self, round: int, reply: Reply, *, name: str) -> None:
         """See `Journal`."""
@@ -188,6 +194,12 @@ class SqliteJournal:
     def _put(self, round: int, cohort: str, counted: str | None) -> None:
         digest = _digest(round, cohort, counted)
         self._run("INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?)", round, cohort, counted, digest)
+
+    def _asked(self, cohort: object) -> dict[int, int]:
+        pairs = [one if isinstance(one, list) else [one, 0] for one in self._parsed(cohort)]
+        if not all(len(pair) == 2 and all(isinstance(number, int) for number in pair) for pair in pairs):
+            raise self._unusable("a row is not in its format")
+        return {node: level for node, level in pairs}  # noqa: C416  # mypy takes dict(pairs) for one of strings
 
     def _parsed(self, text: object) -> list[Any]:
         try:

@@ -20,7 +20,7 @@ __all__ = ["Said", "look"]
 _ENVELOPE = 4096
 """Generous bound of a payload's bytes beside its values."""
 _SECTIONS = 2
-"""What was found, and on how many samples."""
+"""Of a reply about networks: what was found, and on how many samples."""
 
 Value = TypeVar("Value")
 
@@ -52,6 +52,8 @@ def look(
     experiment: Experiment,
     fleet: Fleet,
     observer: Observer,
+    sections: int = _SECTIONS,
+    quorum: int | None = None,
 ) -> Said[Value]:
     """Sends requests that change nothing, and waits for replies as a round does: for so many usable ones as a cohort
     has, for the quorum once the deadline is over, or for everybody who was asked.
@@ -68,12 +70,15 @@ def look(
         experiment: its deadline and quorum.
         fleet: whom to ask.
         observer: is told of each reply.
+        sections: how many a reply has.
+        quorum: usable replies that are needed; `aggregation.min_replies` when None.
 
     Raises:
-        TooFewRepliesError: fewer usable replies than `aggregation.min_replies`.
+        TooFewRepliesError: there are fewer.
     """
     said, began = Said[Value](), time.monotonic()
-    deadline, quorum = experiment.fleet.deadline, experiment.aggregation.min_replies
+    deadline = experiment.fleet.deadline
+    quorum = experiment.aggregation.min_replies if quorum is None else quorum
 
     def over() -> bool:
         late = deadline is not None and time.monotonic() - began >= deadline
@@ -85,7 +90,9 @@ def look(
         said.bytes_up += reply.bytes_up
         said.bytes_down += reply.bytes_down
         try:
-            said.values[reply.node] = _read(reply, said, header=header, limit=4 * values + _ENVELOPE, read=read)
+            said.values[reply.node] = _read(
+                reply, said, header=header, limit=4 * values + _ENVELOPE, read=read, sections=sections
+            )
         except PayloadError as error:
             # A node's own words end up on a terminal, where control characters would be obeyed.
             failure = Failure(client=fleet.name(reply.node), reason=clean_text(str(error)), kind=error.kind)
@@ -103,14 +110,22 @@ def look(
     return said
 
 
-def _read(reply: Reply, said: Said[Value], *, header: Header, limit: int, read: Callable[[Sections], Value]) -> Value:
+def _read(
+    reply: Reply,
+    said: Said[Value],
+    *,
+    header: Header,
+    limit: int,
+    read: Callable[[Sections], Value],
+    sections: int,
+) -> Value:
     if reply.payload is None:
         raise PayloadError(reply.error or "no reply", kind=reply.kind)
     if reply.node in said.values:
         raise PayloadError("a second reply of the same client to one request", kind="duplicate")
-    found, sections = decode_payload(reply.payload, limit=limit)
+    found, read_sections = decode_payload(reply.payload, limit=limit)
     if found != header.of_reply():
         raise PayloadError("the reply is to another request", kind="mismatch")
-    if len(sections) != _SECTIONS:
-        raise PayloadError(f"a reply of {len(sections)} sections; {_SECTIONS} were asked for", kind="mismatch")
-    return read(sections)
+    if len(read_sections) != sections:
+        raise PayloadError(f"a reply of {len(read_sections)} sections; {sections} were asked for", kind="mismatch")
+    return read(read_sections)

@@ -49,13 +49,21 @@ class Outgoing:
         exchange: codes it.
         state: the state that the round starts from; it says who holds what.
         history: the versions before.
+        level: whose versions these are.
     """
 
     def __init__(
-        self, header: Header, version: Version, *, exchange: Exchange, state: RoundState, history: History
+        self,
+        header: Header,
+        version: Version,
+        *,
+        exchange: Exchange,
+        state: RoundState,
+        history: History,
+        level: int = 0,
     ) -> None:
         self._header, self._version, self._exchange = header, version, exchange
-        self._state, self._history = state, history
+        self._state, self._history, self._level = state, history, level
         self._layers = list(state.mask.layer_kept().values())
         self._payloads: dict[int, bytes] = {}
         self._sections: dict[int, list[Section]] = {}
@@ -66,10 +74,6 @@ class Outgoing:
         """One request for each node of the cohort."""
         for node in cohort:
             yield Request(node, self._payload(self._base(node)))
-
-    def entropy(self, cohort: Sequence[int]) -> float:
-        """Shannon's bound of all requests together, in bytes."""
-        return sum(found.entropy for found in self.sections(cohort).values())
 
     def sections(self, cohort: Sequence[int]) -> dict[str, SectionBytes]:
         """What all requests together hold, by kind and codec."""
@@ -95,7 +99,8 @@ class Outgoing:
             self._history.add_mask(mask.digest, mask.packed())
         self._payload(WHOLE)
         sections = self._sections[WHOLE] if self._exchange.remembers else []
-        self._history.add(self._header.round, encode_payload(self._bare(self._header.round, mask.digest), sections))
+        payload = encode_payload(self._bare(self._header.round, mask.digest), sections)
+        self._history.add(self._header.round, payload, level=self._level)
 
     def _bare(self, round: int, mask_digest: bytes) -> Header:
         """Of a remembered version, which says nothing of what was asked with it."""
@@ -150,7 +155,7 @@ class Outgoing:
             return None
 
     def _told_since(self, base: int) -> tuple[Header, list[Section]] | None:
-        payload = None if self._exchange.plain else self._history.find(base)
+        payload = None if self._exchange.plain else self._history.find(base, level=self._level)
         if payload is None:
             return None
         header, found = decode_payload(payload, limit=len(payload))

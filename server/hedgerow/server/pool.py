@@ -107,7 +107,7 @@ def _candidate(
             model,
             bench.dataset.input_shape,
             origin,
-            density=experiment.pruning.density,
+            density=experiment.first_density,
             iterations=experiment.pruning.iterations,
             seed=derive_seed(experiment.seed, "mask"),
             progress=progress,

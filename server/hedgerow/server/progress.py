@@ -45,6 +45,9 @@ class Observer:
     def selecting(self, step: str, clients: int) -> None:
         """The requests of a step of the selection among masks went out, for `statistics` or for `losses`."""
 
+    def planning(self, *, clients: int) -> None:
+        """Devices were asked which part of the network they have memory for."""
+
     def chosen(self, lines: Sequence[str]) -> None:
         """It was measured how the clients compute each layer; the first line is about the whole."""
 
@@ -87,6 +90,11 @@ class ManyObservers(Observer):
         """See `Observer`."""
         for observer in self._observers:
             observer.selecting(step, clients)
+
+    def planning(self, *, clients: int) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.planning(clients=clients)
 
     def chosen(self, lines: Sequence[str]) -> None:
         """See `Observer`."""
@@ -216,6 +224,10 @@ class TerminalObserver(PlainObserver):
         """Starts the bar of a step of the selection."""
         self._await(f"{step} of the candidates", clients)
 
+    def planning(self, *, clients: int) -> None:
+        """Starts the bar of those that are asked for their memory."""
+        self._await("memory of the clients", clients)
+
     def asked(self, *, round: int, clients: int) -> None:
         """Starts the cohort's bar."""
         self._await(f"clients of round {round}", clients)
@@ -267,16 +279,20 @@ def selection_text(selection: SelectionRecord) -> str:
 
 
 def adjustment_text(adjustment: AdjustmentRecord) -> str:
-    """What a round exchanged in the mask, in a few words.
+    """What a round changed in the mask, in a few words.
 
-    >>> adjustment_text(AdjustmentRecord(block=0, exchanged={"conv3.weight": 1200, "conv4.weight": 34}))
+    >>> moved = {"conv3.weight": 1200, "conv4.weight": 34}
+    >>> adjustment_text(AdjustmentRecord(block=0, pruned=moved, grown=moved))
     'exchanged 1,234 weights in conv3, conv4'
+    >>> adjustment_text(AdjustmentRecord(block=0, pruned=moved, grown={}))
+    'pruned 1,234 weights in conv3, conv4'
     """
-    names = [clean_text(name.removesuffix(".weight"), _NAME) for name, count in adjustment.exchanged.items() if count]
+    done = "exchanged" if adjustment.exchange else "pruned"
+    names = [clean_text(name.removesuffix(".weight"), _NAME) for name, count in adjustment.pruned.items() if count]
     if not names:
-        return "exchanged no weights"
+        return f"{done} no weights"
     shown = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
-    return f"exchanged {adjustment.weights:,} weight{'s' * (adjustment.weights != 1)} in {shown}"
+    return f"{done} {adjustment.weights:,} weight{'s' * (adjustment.weights != 1)} in {shown}"
 
 
 _current: ContextVar[Observer | None] = ContextVar("hedgerow_observer", default=None)

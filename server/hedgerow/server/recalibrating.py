@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hedgerow.codec import Header, Sections
 from hedgerow.config import Experiment
@@ -43,15 +43,17 @@ def recalibrate(
 ) -> Recalibrated:
     """Asks `cohort` for the statistics of the network that `state` stands for.
 
-    The version that travels is that of the next round, before its statistics are known; nobody remembers it.
+    The version that travels is that of the next round, before its statistics are known; nobody remembers it. Where
+    devices train parts of the network, it is that of the largest part, and only those that train it are asked.
     """
     channels = sum(norm.channels for norm in norm_channels(bench.initial))
     if not channels:
         return Recalibrated(state, None)
-    number, exchange = state.round + 1, bench.exchange
+    number, exchange, whole, level = state.round + 1, bench.exchange, state, state.trained
+    state, cohort = state.part(level), [node for node in cohort if state.plans.get(node, 0) == level]
     header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest, task=pb.TASK_RECALIBRATE)
     version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
-    outgoing = Outgoing(header, version, exchange=exchange, state=state, history=history)
+    outgoing = Outgoing(header, version, exchange=exchange, state=state, history=history, level=level)
 
     def moments_in(sections: Sections) -> Moments:
         return read_statistics(sections, networks=1, channels=channels)[0]
@@ -70,7 +72,7 @@ def recalibrate(
         )
     except TooFewRepliesError:
         # What training left serves as well; the round is not lost for it.
-        return Recalibrated(state, None)
+        return Recalibrated(whole, None)
     floats = statistics_into(state.floats, bench.initial, pooled(list(said.values.values())))
     record = RecalibrationRecord(replies=len(said.values), bytes_up=said.bytes_up, bytes_down=said.bytes_down)
-    return Recalibrated(replace(state, floats=floats), record)
+    return Recalibrated(whole.with_floats(level, floats), record)

@@ -17,7 +17,7 @@ from hedgerow.server.bench import Bench
 from hedgerow.server.evaluation import Evaluation, evaluate
 from hedgerow.server.rounds import Round
 from hedgerow.server.state import RoundState
-from hedgerow.telemetry import Measured, PhaseBytes, RecalibrationRecord, RoundRecord, SelectionRecord
+from hedgerow.telemetry import LevelRecord, Measured, PhaseBytes, RecalibrationRecord, RoundRecord, SelectionRecord
 from hedgerow.telemetry.memory import peak_resident_bytes
 
 __all__ = ["first_record", "is_evaluated", "mask_churn", "record_of"]
@@ -70,7 +70,7 @@ def record_of(
     Raises:
         RunError: the network's loss is not finite.
     """
-    state, fold = played.state, played.fold
+    state, fold, old = played.state.best(), played.fold, old.best()
     began, evaluation = time.perf_counter(), None
     if is_evaluated(experiment, round=state.round):
         evaluation = evaluate(bench.kept_network(state), bench.dataset, batch_size=experiment.evaluation.batch_size)
@@ -103,10 +103,12 @@ def record_of(
         sections_down=played.sections_down,
         updated=sum(count for base, count in played.bases.items() if base > 0),
         adjustment=played.adjustment,
+        levels=_levels(played),
+        plans=played.plans,
         recalibration=recalibration,
         mask_churn=mask_churn(old.mask, state.mask),
         flip_rate=_flip_rate(old, state) if signs else None,
-        client_flip_rate=sum(fold.flips) / (len(fold.flips) * kept) if fold.flips else None,
+        client_flip_rate=sum(fold.flips) / fold.told if fold.flips else None,
         vote_margin=float(np.abs(state.kept).mean(dtype=np.float64)) if signs else None,
         measured=Measured(
             seconds=played.seconds + evaluation_seconds,
@@ -121,11 +123,22 @@ def record_of(
     )
 
 
+def _levels(played: Round) -> tuple[LevelRecord, ...]:
+    fold, kept = played.fold, played.kept
+    if len(kept) < 2:
+        return ()
+    return tuple(
+        LevelRecord(level=level, kept=count, replies=fold.replies[level], examples=fold.samples[level])
+        for level, count in enumerate(kept)
+    )
+
+
 def _phases(measures: Sequence[Measures]) -> PhaseBytes:
     return PhaseBytes(
         forward=int(max(m.forward_bytes for m in measures)),
         backward=int(max(m.backward_bytes for m in measures)),
         update=int(max(m.update_bytes for m in measures)),
+        growth=int(max(m.growth_bytes for m in measures)),
     )
 
 

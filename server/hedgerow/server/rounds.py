@@ -6,23 +6,27 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hedgerow.codec import Header
+import numpy as np
+
+from hedgerow.codec import Growth
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError, TooFewRepliesError
 from hedgerow.exchange import Exchange, growth_of
 from hedgerow.pruning import adjustment_of
 from hedgerow.schedules import step_scale
-from hedgerow.server.aggregation import Aggregator, FloatMean, SignMean
+from hedgerow.server.aggregation import Aggregator, FloatMean, Nested, SignMean
 from hedgerow.server.cohort import cohort_of
 from hedgerow.server.fleet import GRIDS_OWN, Fleet, Reply, Request
 from hedgerow.server.fold import Fold
 from hedgerow.server.growth import GradientSum, adjusted_state
 from hedgerow.server.history import History, MemoryHistory
 from hedgerow.server.journal import Journal, NoJournal
-from hedgerow.server.outgoing import Outgoing
+from hedgerow.server.levels import following_floats, planned, renested, running_statistics
+from hedgerow.server.planning import Planner
 from hedgerow.server.progress import Observer
 from hedgerow.server.state import RoundState
-from hedgerow.telemetry import AdjustmentRecord, SectionBytes
+from hedgerow.server.strands import Strands
+from hedgerow.telemetry import AdjustmentRecord, PlanRecord, SectionBytes
 
 __all__ = ["Round", "play_round"]
 
@@ -38,8 +42,10 @@ class Round:
         entropy_down: Shannon's bound of what was sent to those that replied or failed, in bytes.
         sections_down: what that was, by kind and codec.
         bases: how many of those were sent what changed since each version; see `Outgoing.bases`.
-        adjustment: what the round exchanged in the mask; None where it was not to.
+        adjustment: what the round pruned and grew; None where it was not to.
         seconds: how long it took, without waiting for devices.
+        kept: how many weights each level had in it.
+        plans: what nodes said of their memory before it; None where nobody was asked.
     """
 
     state: RoundState
@@ -50,6 +56,8 @@ class Round:
     bases: Mapping[int, int]
     adjustment: AdjustmentRecord | None
     seconds: float
+    kept: Sequence[int] = ()
+    plans: PlanRecord | None = None
 
 
 def play_round(
@@ -62,6 +70,7 @@ def play_round(
     history: History | None = None,
     journal: Journal | None = None,
     least: int | None = None,
+    planner: Planner | None = None,
 ) -> Round:
     """Plays the round after `state`, or goes on with it where `journal` says that it was begun.
 
@@ -77,6 +86,7 @@ def play_round(
         history: the versions that were sent before; none when None.
         journal: where it is kept while it is played; nowhere when None.
         least: nodes that have to be there before a round is begun; `fleet.cohort` when None.
+        planner: asks nodes which level they have memory for; nobody is asked when None.
 
     Raises:
         TooFewRepliesError: fewer usable replies than `aggregation.min_replies`.
@@ -88,28 +98,52 @@ def play_round(
     least = experiment.fleet.cohort if least is None else least
     # A round that was begun has its cohort; who of it is away is waited for when it is asked.
     nodes = fleet.wait_for(least, observer=observer) if opened is None else []
-    began = time.monotonic()
+    began, plans = time.monotonic(), None
     if opened is None:
         # Whose reply is kept from a play that came to nothing need not be there to take part.
         kept = {reply.node for reply, _ in journal.replies(number)}
-        cohort: Sequence[int] = cohort_of(experiment, sorted(kept.union(nodes)), round=number, least=least)
-        journal.begin(number, cohort)
+        there = sorted(kept.union(nodes))
+        if planner is not None:
+            there = planner.able(there)
+            least = min(least, len(there))
+        cohort: Sequence[int] = cohort_of(experiment, there, round=number, least=least)
+        if planner is not None:
+            state, plans = planner.plan(
+                state, cohort, experiment=experiment, exchange=exchange, fleet=fleet, observer=observer
+            )
+            cohort = [node for node in cohort if node in state.plans]
+        journal.begin(number, cohort, levels=state.plans)
     else:
         cohort = opened.cohort
-    adjustment = adjustment_of(number, settings=experiment.adjustment, rounds=experiment.rounds, mask=state.mask)
-    growth = () if adjustment is None else growth_of(adjustment.counts, mask=state.mask)
-    header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest, growth=growth)
+        # As the replies were asked for that are here.
+        state = planned(state, {node: opened.levels.get(node, 0) for node in cohort if state.nests})
+    adjustment = adjustment_of(
+        number,
+        settings=experiment.adjustment,
+        rounds=experiment.rounds,
+        mask=state.mask,
+        pruning=experiment.pruning,
+    )
+    growth: tuple[Growth, ...] = ()
+    presses = experiment.extrusion.penalty > 0
+    if adjustment is not None:
+        growth = growth_of(adjustment.comes, mask=state.mask, marked=adjustment.goes if presses else None)
     version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
     history = MemoryHistory(most=0) if history is None else history
-    outgoing = Outgoing(header, version, exchange=exchange, state=state, history=history)
-    fold = Fold(
-        header=header,
-        version=version,
-        layers=list(state.mask.layer_kept().values()),
+    strands = Strands.of(
+        state,
+        cohort,
+        experiment=bytes.fromhex(experiment.digest()),
+        growth=growth,
         exchange=exchange,
-        kept=_aggregator(experiment, state.kept.size),
-        floats=FloatMean(state.floats.size),
-        gradients=GradientSum(state.mask, growth) if growth else None,
+        history=history,
+    )
+    fold = Fold(
+        strands.readers,
+        kept=_kept_sums(experiment, state),
+        floats=_float_sums(state),
+        gradients=GradientSum(state.mask, growth) if any(asked.count for asked in growth) else None,
+        levels=strands.levels,
     )
     observer.asked(round=number, clients=len(cohort))
     for reply, name in journal.replies(number):
@@ -119,38 +153,54 @@ def play_round(
         over = _over(fold, experiment, began=began)
         missing = [] if over() else [node for node in cohort if node not in fold.answered]
         lost = _ask(
-            outgoing.requests(missing), fold, round=number, fleet=fleet, over=over, journal=journal, observer=observer
+            strands.requests(missing), fold, round=number, fleet=fleet, over=over, journal=journal, observer=observer
         )
         _require_enough(fold, cohort, experiment, round=number)
         journal.close(number, counted=fold.clients, lost=lost)
     elif fold.clients != counted:
         raise RunError(f"round {number}: the journal lacks replies that count; delete it to play the round again")
     asked = frozenset(cohort)
+    start, mean = exchange.starts(version)[0], fold.kept.mean()
+    moved = exchange.representation.following(
+        state.kept, start=start, mean=mean, scale=step_scale(experiment, round=number)
+    )
+    floats, own_floats = following_floats(state, fold.floats, running_statistics(exchange.architecture))
+    largest = min(fold.replies)
     following = replace(
         state,
         round=number,
-        kept=exchange.representation.following(
-            state.kept,
-            start=exchange.starts(version)[0],
-            mean=fold.kept.mean(),
-            scale=step_scale(experiment, round=number),
-        ),
-        floats=fold.floats.mean(),
+        # What nobody held stays what it was, whatever the others moved by.
+        kept=np.where(fold.kept.held(), moved, state.kept) if state.nests else moved,
+        floats=floats,
+        own_floats=own_floats,
+        trained=min(state.trained, largest) if state.round else largest,
         # Whoever failed or came too late may have lost its state, so it is given the mask again.
         held={node: held for node, held in state.held.items() if node not in asked}
         | dict.fromkeys(fold.clients, number),
     )
     answered = sorted(fold.answered)
-    changed, exchanged = adjusted_state(following, adjustment, fold.gradients, representation=exchange.representation)
+    changed, exchanged = adjusted_state(
+        replace(following, nests=(), own_floats=(), trained=0),
+        adjustment,
+        fold.gradients,
+        representation=exchange.representation,
+        # What nobody held has no vote, so what was there before has to do.
+        mean=np.where(fold.kept.held(), mean, state.kept) if state.nests else mean,
+        marked_by=start if presses else None,
+    )
+    changed = renested(changed, before=following, experiment=experiment, representation=exchange.representation)
+    sections_down = strands.sections(answered)
     return Round(
         changed,
         fold,
         cohort,
-        outgoing.entropy(answered),
-        outgoing.sections(answered),
-        outgoing.bases(answered),
+        sum(found.entropy for found in sections_down.values()),
+        sections_down,
+        strands.bases(answered),
         exchanged,
         time.monotonic() - began,
+        kept=(state.kept.size, *(int(np.count_nonzero(nest)) for nest in state.nests)),
+        plans=plans,
     )
 
 
@@ -188,10 +238,19 @@ def _over(fold: Fold, experiment: Experiment, *, began: float) -> Callable[[], b
     return over
 
 
-def _aggregator(experiment: Experiment, kept: int) -> Aggregator:
-    if experiment.representation != "signs":
-        return FloatMean(kept)
-    return SignMean(kept, of_speakers=experiment.signs.abstain > 0 and experiment.signs.voters == "random")
+def _kept_sums(experiment: Experiment, state: RoundState) -> Nested:
+    sizes = [state.kept.size, *(int(np.count_nonzero(nest)) for nest in state.nests)]
+    of_speakers = experiment.signs.abstain > 0 and experiment.signs.voters == "random"
+    parts: list[Aggregator] = [
+        SignMean(size, of_speakers=of_speakers) if experiment.representation == "signs" else FloatMean(size)
+        for size in sizes
+    ]
+    return Nested(parts, places=[None, *state.nests], count=state.kept.size)
+
+
+def _float_sums(state: RoundState) -> Nested:
+    count = state.floats.size
+    return Nested([FloatMean(count) for _ in range(state.levels)], places=[None] * state.levels, count=count)
 
 
 def _require_enough(fold: Fold, cohort: Sequence[int], experiment: Experiment, *, round: int) -> None:
@@ -200,6 +259,8 @@ def _require_enough(fold: Fold, cohort: Sequence[int], experiment: Experiment, *
         return
     first = min(fold.failures, key=lambda failure: failure.client, default=None)
     why = "lower aggregation.min_replies" if first is None else f"{first.client}: {first.reason}"
+    if not cohort:
+        why = "none of those that are there has memory enough, or said so; add a smaller part to budget.levels"
     raise TooFewRepliesError(
         f"round {round}: {len(fold.clients)} of {len(cohort)} clients gave a usable reply and {needed} are needed; "
         f"{why}",

@@ -10,6 +10,7 @@ from hedgerow.assembly import parts_of
 from hedgerow.config import Experiment
 from hedgerow.server.app import app
 from hedgerow.server.bench import Bench
+from hedgerow.server.budgets import require_memory
 from hedgerow.server.coordinator import is_done, prepare, resumable
 from hedgerow.server.grids.fleet import GridFleet
 from hedgerow.server.grids.local import LocalGrid
@@ -52,6 +53,7 @@ def simulate(
     require_kernels(experiment)
     bench = Bench.of(experiment)
     parts_of(experiment, bench.dataset)
+    require_memory(experiment, bench=bench)
     with RunFolder(out, experiment) as folder:
         path, clients = folder.path, folder.clients
         if is_done(folder):

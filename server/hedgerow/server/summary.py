@@ -52,7 +52,8 @@ def _mask(records: list[RoundRecord]) -> str:
         parts.append(f"chosen among {_counted(len(selection.candidates), 'candidate')} ({name})")
     if adjustments:
         weights = sum(adjustment.weights for adjustment in adjustments)
-        parts.append(f"{_counted(len(adjustments), 'adjustment')} exchanged {_counted(weights, 'weight')}")
+        done = "exchanged" if all(adjustment.exchange for adjustment in adjustments) else "pruned"
+        parts.append(f"{_counted(len(adjustments), 'adjustment')} {done} {_counted(weights, 'weight')}")
     return ", ".join(parts)
 
 

@@ -4,7 +4,7 @@ from hedgerow.activations.bits import BitReLU, bit_relu
 from hedgerow.activations.choice import Kind, activations
 from hedgerow.activations.quantised import Quantised
 from hedgerow.activations.recompute import Recompute
-from hedgerow.activations.storage import Activations, Exact, FaithfulStorage, Packed, Storage
+from hedgerow.activations.storage import Activations, Exact, FaithfulStorage, Layers, Packed, Storage
 from hedgerow.activations.topk import TopK
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Exact",
     "FaithfulStorage",
     "Kind",
+    "Layers",
     "Packed",
     "Quantised",
     "Recompute",

@@ -12,15 +12,18 @@ A storage turns an activation into what is held, and back. There are two kinds, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
 from hedgerow.errors import ConfigError
 from hedgerow.seeds import derive_seed
 
-__all__ = ["Activations", "Exact", "FaithfulStorage", "Packed", "Storage"]
+__all__ = ["Activations", "Exact", "FaithfulStorage", "Layers", "Packed", "Storage"]
+
+Layers: TypeAlias = Literal["all", "standardised"]
+"""All convolutions and linear layers, or those that compute with standardised weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +108,12 @@ class Activations:
     Attributes:
         inputs: for the input of a convolution or linear layer, where nothing but its weight gradient reads it.
         values: for all else, such as the input of a norm.
+        layers: which layers `inputs` is for; the others store their inputs exactly.
     """
 
     inputs: Storage = field(default_factory=Exact)
     values: FaithfulStorage = field(default_factory=Exact)
+    layers: Layers = "all"
 
     def __post_init__(self) -> None:
         if getattr(self.values, "faithful", False) is not True:
@@ -116,6 +121,10 @@ class Activations:
                 f"{type(self.values).__name__} drops activations and cannot store what norms and activation functions"
                 " read again: use it for `inputs` only"
             )
+
+    def of(self, *, standard: bool) -> Activations:
+        """How a layer stores that computes with standardised weights, or does not."""
+        return self if standard or self.layers == "all" else replace(self, inputs=Exact())
 
     def reseed(self, seed: int) -> None:
         """Begins the random draws anew, so that a network's next training does not depend on its last one."""

@@ -15,7 +15,7 @@ from hedgerow.data import Dataset, Dirichlet, Iid, Indices, Partition, Shards, l
 from hedgerow.errors import DataError
 from hedgerow.exchange import Architecture, Exchange
 from hedgerow.models import build_model
-from hedgerow.pruning import Mask, initial_mask
+from hedgerow.pruning import Mask, initial_mask, kept_count, prunable_tensors
 from hedgerow.representation import Representation, Signs, Weights
 from hedgerow.seeds import derive_seed, numpy_generator
 from hedgerow.sparse import KeptNetwork, PathChoice, choose_paths
@@ -105,6 +105,8 @@ def model_of(experiment: Experiment, dataset: Dataset, *, hollow: bool = False, 
         input_shape=dataset.input_shape,
         classes=dataset.classes,
         norm=model.norm,
+        statistics=model.statistics,
+        gain=model.gain,
         seed=derive_seed(experiment.seed, "model", *([draw] if draw else [])),
         hollow=hollow,
     )
@@ -123,12 +125,15 @@ def mask_of(
         PruningError: no such mask exists at this density.
     """
     pruning = experiment.pruning
+    shapes = [weight.numel() for weight in prunable_tensors(model).values()]
+    # Where the density falls, what it ends with has to be possible too.
+    kept_count(pruning.density, size=sum(shapes), layers=len(shapes))
     return initial_mask(
         model,
         input_shape,
         saliency=pruning.saliency,
         rule=pruning.rule,
-        density=pruning.density,
+        density=experiment.first_density,
         iterations=pruning.iterations,
         seed=derive_seed(experiment.seed, "mask"),
         progress=progress,
@@ -182,7 +187,7 @@ def network_of(
         input_shape: (C, H, W) of a sample.
     """
     training = experiment.training
-    storage = activations(training.activations, keep_ratio=training.keep_ratio, seed=0)
+    storage = activations(training.activations, keep_ratio=training.keep_ratio, seed=0, layers=training.topk_layers)
     network = representation_of(experiment).network(
         model, mask, kernels=training.kernels, storage=storage, recompute=training.recompute
     )

@@ -13,6 +13,7 @@ from hedgerow.codec.levels import Context, decode_levels, encode_levels
 from hedgerow.codec.ordered import decode_ordered, encode_ordered, from_ordered, to_ordered
 from hedgerow.codec.packed_bits import PackedBits
 from hedgerow.codec.payload import (
+    MOST_LEVELS,
     PAYLOAD_VERSION,
     Candidate,
     Growth,
@@ -53,6 +54,7 @@ from hedgerow.codec.values import decode_values, encode_values, value_codec
 from hedgerow.codec.votes import Votes
 
 __all__ = [
+    "MOST_LEVELS",
     "PAYLOAD_VERSION",
     "SEED_BYTES",
     "Bits",

@@ -28,10 +28,10 @@ The density at a weight is an index of L = 255: 0 for none, 255 for all, else th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +41,10 @@ from hedgerow.codec.entropy import binary_entropy_bytes
 from hedgerow.codec.symbols import Bits, Levels
 from hedgerow.codec.tables import Share, code_share, nearest_index, part_of, steps_for
 
-__all__ = ["GRID", "Shape", "code_tensor"]
+__all__ = ["GRID", "Densities", "Shape", "code_tensor"]
 
 Shape: TypeAlias = tuple[int, ...]
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+_Numbers: TypeAlias = npt.NDArray[np.int64]
 
 GRID = 255
 """L of the densities at weights: they fit a byte."""
@@ -52,6 +52,8 @@ _CLASS = 4
 """Eighths of a bit of log-odds in a class."""
 _AXIS_BITS = 100
 """What the classes that come with an axis cost at least, as a rule of thumb."""
+_BLOCK = 1 << 17
+"""So many weights at once: enough to be quick, and what it takes is less than a hundredth of a large network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,57 @@ class _Axis:
     odds: npt.NDArray[np.int16]
 
 
-def code_tensor(coder: Coder, bits: Bits | None, shape: Shape) -> tuple[Levels, float]:
+@dataclass(frozen=True, slots=True)
+class Densities:
+    """The densities at the weights of one tensor, made where they are needed: they take a byte each.
+
+    Attributes:
+        shape: of the tensor, with three axes.
+        lines: (shape[i],) int64 for each axis, or (1,) if nothing depends on it: a summand for each slice.
+        table: (sums,) uint8, the density for each sum of three summands.
+        undecided: at how many weights the density is neither none nor all.
+    """
+
+    shape: Shape
+    lines: tuple[_Numbers, ...]
+    table: Levels
+    undecided: int
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def of_output(self) -> int:
+        """Number of weights of one output."""
+        return self.shape[1] * self.shape[2]
+
+    def of(self, begin: int, end: int) -> Levels:
+        """(n,) uint8, the density at each weight of the outputs from `begin` to before `end`."""
+        at = self.table[_sums(self._cut(begin, end))]
+        return np.broadcast_to(at, (end - begin, *self.shape[1:])).reshape(-1)
+
+    def counted(self, bits: Bits) -> _Numbers:
+        """How many ones of the mask of the tensor, (n,), there are for each sum: (sums,) int64."""
+        ones, one = np.zeros(self.table.size, dtype=np.int64), self.of_output
+        for begin, end in self.blocks():
+            block = bits[begin * one : end * one].reshape(-1, *self.shape[1:])
+            sums = np.broadcast_to(_sums(self._cut(begin, end)), block.shape)
+            ones += np.bincount(sums[block], minlength=ones.size)
+        return ones
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Outputs from where to before where, in order, so that a block has few weights."""
+        step = max(1, _BLOCK // self.of_output)
+        return ((begin, min(begin + step, self.shape[0])) for begin in range(0, self.shape[0], step))
+
+    def _cut(self, begin: int, end: int) -> tuple[_Numbers, ...]:
+        first, *others = self.lines
+        return (first if first.size == 1 else first[begin:end], *others)
+
+
+def code_tensor(coder: Coder, bits: Bits | None, shape: Shape) -> tuple[Densities, float]:
     """Sends or reads the densities of one tensor.
 
     Args:
@@ -72,7 +124,7 @@ def code_tensor(coder: Coder, bits: Bits | None, shape: Shape) -> tuple[Levels, 
         shape: of the tensor.
 
     Returns:
-        (n,) uint8, the density at each weight; the entropy of a writer's bits given their classes, in bytes.
+        The densities at the weights; the entropy of a writer's bits given their classes, in bytes.
 
     Raises:
         PayloadError: what is read are no densities.
@@ -83,36 +135,66 @@ def code_tensor(coder: Coder, bits: Bits | None, shape: Shape) -> tuple[Levels, 
     steps = steps_for(size)
     index = code_share(coder, (kept, size), steps=steps, like=None, model="tensor")
     if index in (0, steps):
-        return np.full(size, _on_grid(index, steps), dtype=np.uint8), 0.0
+        return _even(shape, _on_grid(index, steps)), 0.0
     like = part_of(index, steps)
     axes = [_code_axis(coder, bits, shape, axis, like) if shape[axis] > 1 else None for axis in range(3)]
     if not any(axes):
-        return np.full(size, _on_grid(index, steps), dtype=np.uint8), binary_entropy_bytes(kept, size)
+        return _even(shape, _on_grid(index, steps)), binary_entropy_bytes(kept, size)
     none = _Axis(np.zeros(1, dtype=np.bool_), np.zeros(1, dtype=np.bool_), np.zeros(1, dtype=np.int16))
     lines = [axis or none for axis in axes]
-    # What was not sent stays one slice until the end.
-    never = reduce(np.logical_or, (_along(line.never, i) for i, line in enumerate(lines)))
-    always = reduce(np.logical_or, (_along(line.always, i) for i, line in enumerate(lines))) & ~never
-    classes = reduce(np.add, (_along(line.odds, i) for i, line in enumerate(lines))) // _CLASS
-    decided = never | always
-    samples = np.bincount(classes[~decided], minlength=1) * (size // classes.size)
+    # Of all weights together, without a look at each: the numbers of sums of three are a convolution.
+    samples = reduce(np.convolve, [np.bincount(line.odds[~(line.never | line.always)], minlength=1) for line in lines])
+    samples = _classes(samples) * (size // math.prod(line.odds.size for line in lines))
+    most = sum(int(line.odds.max(initial=0)) for line in lines)
+    summands, above = _summands(lines, most=most)
     ones = np.zeros_like(samples)
     if bits is not None:
-        found = bits.reshape(shape) & ~decided
-        ones = np.bincount(np.broadcast_to(classes, shape)[found], minlength=samples.size)
-    table, entropy = _code_classes(coder, ones.tolist(), samples.tolist(), like)
-    at = np.where(decided, np.where(always, np.uint8(GRID), np.uint8(0)), table[np.where(decided, 0, classes)])
-    return np.broadcast_to(at, shape).reshape(-1), entropy
+        counted = Densities(shape, summands, np.zeros(3 * above[1] + 1, dtype=np.uint8), 0).counted(bits)
+        ones = _classes(counted[: most + 1])[: samples.size]
+    classes, entropy = _code_classes(coder, ones.tolist(), samples.tolist(), like)
+    table = np.zeros(3 * above[1] + 1, dtype=np.uint8)
+    # There is nothing of the classes beyond the last one.
+    table[: most + 1] = np.append(classes, np.zeros(most + 1, dtype=np.uint8))[np.arange(most + 1) // _CLASS]
+    table[slice(*above)] = GRID
+    undecided = int(samples[(classes != 0) & (classes != GRID)].sum())
+    return Densities(shape, summands, table, undecided), entropy
+
+
+def _summands(lines: Sequence[_Axis], *, most: int) -> tuple[tuple[_Numbers, ...], tuple[int, int]]:
+    """A number for each slice, so that the sum of three tells the density.
+
+    Args:
+        lines: of the three axes.
+        most: the largest sum of log-odds.
+
+    Returns:
+        The numbers; from which sum to before which a weight is always kept. From there on it never is.
+    """
+    always, never = most + 1, 4 * (most + 1)
+    summands = (np.where(line.never, never, np.where(line.always, always, line.odds)) for line in lines)
+    return tuple(summand.astype(np.int64) for summand in summands), (always, never)
+
+
+def _even(shape: Shape, level: int) -> Densities:
+    """The same density everywhere."""
+    table, line = np.full(1, level, dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    return Densities(shape, (line,) * 3, table, 0 if level in (0, GRID) else math.prod(shape))
+
+
+def _sums(lines: Sequence[_Numbers]) -> _Numbers:
+    """The sum of three summands at each place of an array of three axes."""
+    first, second, third = lines
+    return first[:, None, None] + second[:, None] + third
+
+
+def _classes(counts: _Numbers) -> _Numbers:
+    """What is counted for each sum of log-odds, counted for each class."""
+    return np.add.reduceat(counts, np.arange(0, counts.size, _CLASS))
 
 
 def _three_axes(shape: Shape) -> Shape:
     outputs, inputs, *others = *shape, *(1,) * (2 - len(shape))
     return outputs, inputs, math.prod(others)
-
-
-def _along(values: npt.NDArray[_Scalar], axis: int) -> npt.NDArray[_Scalar]:
-    """(n,) as an array of three axes."""
-    return values.reshape([-1 if i == axis else 1 for i in range(3)])
 
 
 def _on_grid(index: int, steps: int) -> int:

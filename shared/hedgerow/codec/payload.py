@@ -16,6 +16,7 @@ from hedgerow.errors import PayloadError
 from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = [
+    "MOST_LEVELS",
     "PAYLOAD_VERSION",
     "Candidate",
     "Growth",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 PAYLOAD_VERSION = 2
+MOST_LEVELS = 8
+"""Parts of a network that one request may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,17 @@ class TensorShape:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What a request asks of one tensor: its `count` largest gradients at pruned positions.
+    """What a request says of one tensor that is going to be adjusted.
 
-    `tensor` is its place among the prunable ones.
+    Attributes:
+        tensor: its place among the prunable ones.
+        count: it is asked for so many of its largest gradients at pruned positions.
+        marked: so many of its kept weights are going to be pruned: the smallest of the version that the request says.
     """
 
     tensor: int
     count: int
+    marked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,8 @@ class Header:
         base: the version that a request's sections build on; 0 when they build on none, and in replies.
         tensors: the network's tensors, beside a whole mask; else none.
         task: what a request asks for, and a reply answers.
-        growth: of which tensors a request to train asks gradients.
+        growth: which tensors are going to be adjusted after a request to train, and what is asked of them.
+        levels: beside `pb.TASK_PLAN`, kept weights of each prunable tensor in each part of the network that there is.
     """
 
     experiment: bytes
@@ -73,6 +81,7 @@ class Header:
     tensors: tuple[TensorShape, ...] = ()
     task: pb.Task = pb.TASK_TRAIN
     growth: tuple[Growth, ...] = ()
+    levels: tuple[tuple[int, ...], ...] = ()
 
     def of_reply(self) -> Header:
         """That of a reply to this request. A version has one mask, so nothing else has to be repeated."""
@@ -123,7 +132,8 @@ def encode_payload(header: Header, sections: Iterable[Section], *, candidates: I
         base=header.base,
         tensors=[pb.Tensor(name=t.name, shape=t.shape, prunable=t.prunable) for t in header.tensors],
         task=header.task,
-        growth=[pb.Growth(tensor=g.tensor, count=g.count) for g in header.growth],
+        growth=[pb.Growth(tensor=g.tensor, count=g.count, marked=g.marked) for g in header.growth],
+        levels=[pb.Level(kept=kept) for kept in header.levels],
         candidates=[
             pb.Candidate(mask_digest=c.mask_digest, sections=map(_message, c.sections.values())) for c in candidates
         ],
@@ -139,12 +149,24 @@ def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:
         limit: the most bytes that this payload may have.
 
     Raises:
-        PayloadError: not a payload of this version, too long, or a kind that occurs twice.
+        PayloadError: not a payload of this version, too long, a kind that occurs twice, or more levels than there may
+            be.
     """
     message = _parsed(data, limit=limit)
     tensors = tuple(TensorShape(t.name, tuple(t.shape), t.prunable) for t in message.tensors)
-    growth = tuple(Growth(g.tensor, g.count) for g in message.growth)
-    header = Header(message.experiment, message.round, message.mask_digest, message.base, tensors, message.task, growth)
+    growth = tuple(Growth(g.tensor, g.count, g.marked) for g in message.growth)
+    if len(message.levels) > MOST_LEVELS:
+        raise PayloadError(f"{len(message.levels)} levels; at most {MOST_LEVELS} can be meant", kind="bounds")
+    header = Header(
+        message.experiment,
+        message.round,
+        message.mask_digest,
+        message.base,
+        tensors,
+        message.task,
+        growth,
+        tuple(tuple(level.kept) for level in message.levels),
+    )
     return header, _sections(message.sections)
 
 

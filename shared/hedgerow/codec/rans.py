@@ -37,6 +37,7 @@ from hedgerow.codec.rans_lanes import (
     Frequencies,
     States,
     Words,
+    begun,
     lanes_of,
     read,
     read_native,
@@ -48,7 +49,7 @@ from hedgerow.codec.symbols import Levels
 from hedgerow.errors import PayloadError
 from hedgerow.native.library import status
 
-__all__ = ["PRECISION", "Frequencies", "decode", "encode", "lanes_of", "normalised"]
+__all__ = ["PRECISION", "Decoder", "Encoder", "Frequencies", "decode", "encode", "lanes_of", "normalised"]
 
 
 def encode(symbols: Levels, frequencies: Frequencies, contexts: Levels | None = None) -> bytes:
@@ -63,16 +64,9 @@ def encode(symbols: Levels, frequencies: Frequencies, contexts: Levels | None = 
     >>> encode(np.array([1, 0, 0, 1], dtype=np.uint8), halves).hex()
     '00400a'
     """
-    table = _table(frequencies)
-    rows = _rows(contexts, symbols.size, table)
-    symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
-    assert symbols.size == 0 or int(symbols.max()) < table.shape[1], "a symbol is outside of the alphabet"
-    run = write_native if status().available else write
-    states, words = run(symbols, table, rows)
-    head = states.astype("<u4").tobytes()
-    if states.size == 1:
-        head = b"" if states[0] == start_of(1) else head.rstrip(b"\0")
-    return head + words.astype("<u2", copy=False).tobytes()
+    encoder = Encoder(symbols.size, frequencies)
+    encoder.put(symbols, contexts)
+    return encoder.finish()
 
 
 def decode(data: bytes, count: int, frequencies: Frequencies, contexts: Levels | None = None) -> Levels:
@@ -81,16 +75,104 @@ def decode(data: bytes, count: int, frequencies: Frequencies, contexts: Levels |
     Raises:
         PayloadError: no `count` symbols have these bytes, or rows of `frequencies` do not sum to 2**PRECISION.
     """
-    if (frequencies.sum(axis=1, dtype=np.uint64) != 1 << PRECISION).any():
-        raise PayloadError("the frequencies of a context do not have the sum that they must have")
-    table = _table(frequencies)
-    rows = _rows(contexts, count, table)
-    states, words = _divided(data, lanes_of(count))
-    run = read_native if status().available else read
-    symbols, exact = run(states, words, count, table, rows)
-    if not exact:
-        raise PayloadError(f"{len(data)} bytes that are not a range coder's of {count} symbols")
+    decoder = Decoder(data, count, frequencies)
+    symbols = decoder.take(count, contexts)
+    decoder.finish()
     return symbols
+
+
+class Encoder:
+    """Symbols in parts, from the last part to the first, for who has no room for all of them at once.
+
+    Args:
+        count: of all parts together.
+        frequencies: as for `encode`.
+
+    >>> encoder = Encoder(4, np.array([[2**14, 2**14]], dtype=np.uint32))
+    >>> for part in ([0, 1], [1, 0]):
+    ...     encoder.put(np.array(part, dtype=np.uint8))
+    >>> encoder.finish().hex()
+    '00400a'
+    """
+
+    __slots__ = ("_left", "_states", "_table", "_words")
+
+    def __init__(self, count: int, frequencies: Frequencies) -> None:
+        self._table = _table(frequencies)
+        self._left, self._states = count, begun(lanes_of(count))
+        self._words: list[Words] = []
+
+    def put(self, symbols: Levels, contexts: Levels | None = None) -> None:
+        """The part in front of those that were put; arguments as for `encode`."""
+        rows = _rows(contexts, symbols.size, self._table)
+        symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
+        assert symbols.size == 0 or int(symbols.max()) < self._table.shape[1], "a symbol is outside of the alphabet"
+        self._left -= symbols.size
+        assert self._left >= 0, "more symbols than were announced"
+        run = write_native if status().available else write
+        turned = self._left % self._states.size
+        states, words = run(np.roll(self._states, -turned), symbols, self._table, rows)
+        self._states = np.roll(states, turned)
+        # A copy is as long as the words; what they are the end of has room for as many as there are symbols.
+        self._words.append(words.copy())
+
+    def finish(self) -> bytes:
+        """The bytes of all symbols."""
+        assert self._left == 0, f"{self._left} symbols are missing"
+        head = self._states.astype("<u4").tobytes()
+        if self._states.size == 1:
+            head = b"" if self._states[0] == start_of(1) else head.rstrip(b"\0")
+        return head + b"".join(words.astype("<u2", copy=False).tobytes() for words in reversed(self._words))
+
+
+class Decoder:
+    """Symbols in parts, for who has no room for all of them at once.
+
+    Args:
+        data: bytes from the network.
+        count: of all parts together.
+        frequencies: as for `decode`.
+
+    Raises:
+        PayloadError: no `count` symbols have bytes like these, or rows of `frequencies` have another sum.
+
+    >>> decoder = Decoder(bytes.fromhex("00400a"), 4, np.array([[2**14, 2**14]], dtype=np.uint32))
+    >>> decoder.take(1).tolist(), decoder.take(3).tolist()
+    ([1], [0, 0, 1])
+    >>> decoder.finish()
+    """
+
+    __slots__ = ("_at", "_count", "_size", "_states", "_table", "_taken", "_words")
+
+    def __init__(self, data: bytes, count: int, frequencies: Frequencies) -> None:
+        if (frequencies.sum(axis=1, dtype=np.uint64) != 1 << PRECISION).any():
+            raise PayloadError("the frequencies of a context do not have the sum that they must have")
+        self._table, self._count, self._size = _table(frequencies), count, len(data)
+        self._states, self._words = _divided(data, lanes_of(count))
+        self._taken = self._at = 0
+
+    def take(self, count: int, contexts: Levels | None = None) -> Levels:
+        """The next `count` symbols, (n,) uint8, of these contexts. They may be any if `finish` refuses the bytes."""
+        rows = _rows(contexts, count, self._table)
+        assert self._taken + count <= self._count, "more symbols than were announced"
+        run = read_native if status().available else read
+        turned = self._taken % self._states.size
+        # A symbol takes one word at most.
+        words = self._words[self._at : self._at + count]
+        symbols, states, used = run(np.roll(self._states, -turned), words, count, self._table, rows)
+        self._states = np.roll(states, turned)
+        self._taken, self._at = self._taken + count, self._at + used
+        return symbols
+
+    def finish(self) -> None:
+        """Checks that the bytes are those of the symbols.
+
+        Raises:
+            PayloadError: they are not.
+        """
+        assert self._taken == self._count, f"{self._count - self._taken} symbols were not taken"
+        if self._at != self._words.size or (self._states != start_of(self._states.size)).any():
+            raise PayloadError(f"{self._size} bytes that are not a range coder's of {self._count} symbols")
 
 
 def normalised(counts: npt.NDArray[np.int64]) -> Frequencies:

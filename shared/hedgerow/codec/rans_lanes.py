@@ -15,6 +15,7 @@ __all__ = [
     "Frequencies",
     "States",
     "Words",
+    "begun",
     "lanes_of",
     "read",
     "read_native",
@@ -55,79 +56,88 @@ def start_of(lanes: int) -> int:
     return _LEAST if lanes > 1 else 1 << PRECISION
 
 
-def write(symbols: Levels, table: Frequencies, rows: Levels | None) -> tuple[States, Words]:
+def begun(lanes: int) -> States:
+    """(lanes,) what writing starts from."""
+    return np.full(lanes, start_of(lanes), dtype=np.uint32)
+
+
+def write(states: States, symbols: Levels, table: Frequencies, rows: Levels | None) -> tuple[States, Words]:
     """The states of all lanes, and the words that reading takes, first to last.
 
     Args:
-        symbols: (n,) uint8.
+        states: (lanes,) of what was written before, which is what follows; see `begun`.
+        symbols: (n,) uint8, the first of them of the first lane.
         table: (contexts, alphabet) uint32.
         rows: (n,) uint8, the context of each symbol; None if there is one.
     """
-    lanes = lanes_of(symbols.size)
+    lanes = states.size
     frequencies = table.tolist()
     below = [[0, *row] for row in np.cumsum(table, axis=1).tolist()]
-    states, words = [start_of(lanes)] * lanes, []
+    found, words = states.tolist(), []
     of = bytes(symbols.size) if rows is None else rows.tobytes()
     for i in range(symbols.size - 1, -1, -1):
-        row, symbol, x = of[i], int(symbols[i]), states[i % lanes]
+        row, symbol, x = of[i], int(symbols[i]), found[i % lanes]
         f = frequencies[row][symbol]
         assert f, _NEVER
         if x >> 32 - PRECISION >= f:
             words.append(x & 0xFFFF)
             x >>= 16
-        states[i % lanes] = (x // f << PRECISION) + x % f + below[row][symbol]
-    return np.array(states, dtype=np.uint32), np.array(words[::-1], dtype=np.uint16)
+        found[i % lanes] = (x // f << PRECISION) + x % f + below[row][symbol]
+    return np.array(found, dtype=np.uint32), np.array(words[::-1], dtype=np.uint16)
 
 
-def read(states: States, words: Words, count: int, table: Frequencies, rows: Levels | None) -> tuple[Levels, bool]:
-    """Inverse of `write`: `count` symbols, and whether they are those that give these states and words."""
+def read(
+    states: States, words: Words, count: int, table: Frequencies, rows: Levels | None
+) -> tuple[Levels, States, int]:
+    """Inverse of `write`: `count` symbols, the states then, and how many words were read.
+
+    A lane that lacks words goes on without them. It never comes back to what writing starts from.
+    """
     lanes, at = states.size, 0
     frequencies, below = table.tolist(), (np.cumsum(table, axis=1) - table).tolist()
-    slots = [np.repeat(np.arange(row.size, dtype=np.uint8), row).tobytes() for row in table]
+    # Of two symbols one comparison tells: the slots of 256 contexts would take 8 MB.
+    two = table.shape[1] == 2
+    slots = [] if two else [np.repeat(np.arange(row.size, dtype=np.uint8), row).tobytes() for row in table]
     x, stream = states.tolist(), words.tolist()
     of = bytes(count) if rows is None else rows.tobytes()
     out = bytearray(count)
     for i in range(count):
         row, state = of[i], x[i % lanes]
         slot = state & _MASK
-        symbol = out[i] = slots[row][slot]
+        symbol = out[i] = int(slot >= frequencies[row][0]) if two else slots[row][slot]
         state = frequencies[row][symbol] * (state >> PRECISION) + slot - below[row][symbol]
-        if state < _LEAST:
-            if at < len(stream):
-                state = state << 16 | stream[at]
-                at += 1
-            elif lanes > 1:
-                return np.frombuffer(out, dtype=np.uint8), False
+        if state < _LEAST and at < len(stream):
+            state = state << 16 | stream[at]
+            at += 1
         x[i % lanes] = state
-    return np.frombuffer(out, dtype=np.uint8), at == len(stream) and x == [start_of(lanes)] * lanes
+    return np.frombuffer(out, dtype=np.uint8), np.array(x, dtype=np.uint32), at
 
 
-def write_native(symbols: Levels, table: Frequencies, rows: Levels | None) -> tuple[States, Words]:
+def write_native(states: States, symbols: Levels, table: Frequencies, rows: Levels | None) -> tuple[States, Words]:
     """The same as `write`; needs contiguous arrays, and the native library."""
-    lanes = lanes_of(symbols.size)
-    states = np.full(lanes, start_of(lanes), dtype=np.uint32)
+    states = states.copy()
     words, first = np.empty(symbols.size, dtype=np.uint16), np.zeros(1, dtype=np.int64)
     scratch = np.empty(2 * table.size, dtype=np.uint64)
     pointers = [array.ctypes.data for array in (scratch, states, words, first)]
-    _encode(symbols.ctypes.data, _pointer(rows), symbols.size, table.ctypes.data, *table.shape, lanes, *pointers)
+    _encode(symbols.ctypes.data, _pointer(rows), symbols.size, table.ctypes.data, *table.shape, states.size, *pointers)
     assert first[0] >= 0, _NEVER
     return states, words[first[0] :]
 
 
 def read_native(
     states: States, words: Words, count: int, table: Frequencies, rows: Levels | None
-) -> tuple[Levels, bool]:
+) -> tuple[Levels, States, int]:
     """The same as `read`; needs contiguous arrays, and the native library."""
     states = states.copy()
-    scratch = np.empty(len(table) << PRECISION, dtype=np.uint8)
+    slots = None if table.shape[1] == 2 else np.empty(len(table) << PRECISION, dtype=np.uint8)
     entries = np.empty(table.size, dtype=np.uint32)
     symbols, used = np.empty(count, dtype=np.uint8), np.zeros(1, dtype=np.int64)
-    arguments = [array.ctypes.data for array in (scratch, entries, states, used)]
+    arguments = [array.ctypes.data for array in (entries, states, used)]
     _decode(
         words.ctypes.data, words.size, symbols.ctypes.data, _pointer(rows), table.ctypes.data,
-        count, *table.shape, states.size, *arguments,
+        count, *table.shape, states.size, _pointer(slots), *arguments,
     )  # fmt: skip
-    return symbols, bool(used[0] == words.size and (states == start_of(states.size)).all())
+    return symbols, states, int(used[0])
 
 
 def _pointer(array: Levels | None) -> int | None:

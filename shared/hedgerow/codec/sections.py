@@ -52,19 +52,19 @@ _MOST_LAYERS = 64
 Shapes = Sequence[tuple[int, ...]]
 
 
-def mask_section(bits: Bits, *, shapes: Shapes) -> Section:
+def mask_section(bits: PackedBits, *, shapes: Shapes) -> Section:
     """The kept pattern of all prunable weights, whose tensors have these shapes."""
-    return Section.of(pb.KIND_MASK, encode_mask(bits, shapes=shapes), count=bits.size)
+    return Section.of(pb.KIND_MASK, encode_mask(bits, shapes=shapes), count=bits.count)
 
 
-def plain_mask_section(bits: Bits) -> Section:
+def plain_mask_section(bits: PackedBits) -> Section:
     """The same, in the smaller of packed bits and gaps under Zstandard."""
-    ones = int(np.count_nonzero(bits))
-    entropy = binary_entropy_bytes(ones, bits.size)
-    raw, gaps = coding.pack_bits(bits), coding.pack_gaps_zstd(bits)
+    ones = bits.ones()
+    entropy = binary_entropy_bytes(ones, bits.count)
+    raw, gaps = bits.data.tobytes(), coding.pack_gaps_zstd(bits.to_bools())
     if len(gaps) < len(raw):
-        return Section(pb.KIND_MASK, pb.CODEC_GAPS_ZSTD, bits.size, ones, gaps, entropy)
-    return Section(pb.KIND_MASK, pb.CODEC_BITS, bits.size, 0, raw, entropy)
+        return Section(pb.KIND_MASK, pb.CODEC_GAPS_ZSTD, bits.count, ones, gaps, entropy)
+    return Section(pb.KIND_MASK, pb.CODEC_BITS, bits.count, 0, raw, entropy)
 
 
 def has_mask(sections: Sections) -> bool:
@@ -72,24 +72,24 @@ def has_mask(sections: Sections) -> bool:
     return pb.KIND_MASK in sections
 
 
-def read_mask(sections: Sections, count: int, *, shapes: Shapes) -> Bits:
+def read_mask(sections: Sections, count: int, *, shapes: Shapes) -> PackedBits:
     """The kept pattern of `count` prunable weights."""
     section = expected(sections, pb.KIND_MASK, count)
     if section.codec == pb.CODEC_GAPS_ZSTD:
-        return coding.unpack_gaps_zstd(section.data, count, ones=section.parameter)
+        return PackedBits.from_bools(coding.unpack_gaps_zstd(section.data, count, ones=section.parameter))
     if section.codec == pb.CODEC_BITS:
-        return coding.unpack_bits(section.data, count)
+        return PackedBits.read(section.data, count)
     return decode_mask(section.coded, count, shapes=shapes)
 
 
-def mask_delta_section(new: Bits, old: Bits) -> Section:
-    """What a mask gains and loses against the one that the reader holds; both (n,) bool."""
-    return Section.of(pb.KIND_MASK_DELTA, encode_mask_delta(new, old), count=new.size)
+def mask_delta_section(new: PackedBits, old: PackedBits) -> Section:
+    """What a mask gains and loses against the one that the reader holds; both of n bits."""
+    return Section.of(pb.KIND_MASK_DELTA, encode_mask_delta(new, old), count=new.count)
 
 
-def read_mask_delta(sections: Sections, old: Bits) -> Bits:
+def read_mask_delta(sections: Sections, old: PackedBits) -> PackedBits:
     """The new mask, for who holds `old`."""
-    return decode_mask_delta(expected(sections, pb.KIND_MASK_DELTA, old.size).coded, old)
+    return decode_mask_delta(expected(sections, pb.KIND_MASK_DELTA, old.count).coded, old)
 
 
 def top_k_section(positions: Positions, values: Floats, *, support: int, codec: pb.Codec = pb.CODEC_FLOAT32) -> Section:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from fractions import Fraction as Exact
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hedgerow.config.pool import PoolEntry
+from hedgerow.units import parse_bytes
 
 __all__ = [
     "AdjustmentSettings",
     "AggregationSettings",
+    "BudgetSettings",
     "DataSettings",
+    "DeviceClass",
     "EvaluationSettings",
     "Experiment",
+    "ExtrusionSettings",
     "FleetSettings",
     "ModelSettings",
     "PrivacySettings",
@@ -58,6 +64,27 @@ class DataSettings(_Settings):
     """`dirichlet` is drawn again until every client has at least this many samples."""
 
 
+class DeviceClass(_Settings):
+    """Some of a simulation's clients, which have so much memory."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    share: UnitPositive
+    """Fraction of the clients."""
+    memory: str
+    """That such a client may use for training, beside what Python and torch take: `"96MB"`, `"1GiB"`."""
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_a_size(cls, memory: str) -> str:
+        parse_bytes(memory)
+        return memory
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory` as a number."""
+        return parse_bytes(self.memory)
+
+
 class FleetSettings(_Settings):
     """How many clients there are and how many of them a round asks."""
 
@@ -68,6 +95,43 @@ class FleetSettings(_Settings):
     """Clients asked beyond `cohort`, as a fraction of it, so that a round need not wait for its slowest."""
     deadline: Positive | None = None
     """Seconds after which a round ends once `aggregation.min_replies` usable replies are in; never when absent."""
+    # Not strict, as TOML has lists only.
+    devices: Annotated[tuple[DeviceClass, ...], Field(strict=False, max_length=64)] = ()
+    """Classes of a simulation's clients, by memory: `{name, share, memory}` each."""
+
+    @property
+    def device_counts(self) -> tuple[int, ...]:
+        """How many clients each class has: the nearest whole numbers that add up (largest remainders).
+
+        >>> half = DeviceClass(name="small", share=0.5, memory="8MB")
+        >>> other = DeviceClass(name="large", share=0.5, memory="64MB")
+        >>> FleetSettings(clients=5, cohort=5, devices=(half, other)).device_counts
+        (3, 2)
+        """
+        shares = [Exact(str(device.share)) for device in self.devices]
+        quotas = [self.clients * share / sum(shares) for share in shares]
+        counts = [int(quota) for quota in quotas]
+        # Of equal remainders the class that is named first gets more; sorting is stable.
+        order = sorted(range(len(quotas)), key=lambda place: counts[place] - quotas[place])
+        for place in order[: self.clients - sum(counts)] if order else ():
+            counts[place] += 1
+        return tuple(counts)
+
+    @model_validator(mode="after")
+    def _classes_are_of_all(self) -> FleetSettings:
+        names = [device.name for device in self.devices]
+        if len(set(names)) != len(names):
+            raise ValueError(f"fleet.devices names a class twice among {', '.join(names)}; give each its own name")
+        total = sum(device.share for device in self.devices)
+        if self.devices and abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of fleet.devices add up to {total:g}; make them add up to 1")
+        for name, count in zip(names, self.device_counts, strict=True):
+            if count == 0:
+                raise ValueError(
+                    f"class {name!r} of fleet.devices has no client among {self.clients}; raise its share, or "
+                    "fleet.clients"
+                )
+        return self
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> FleetSettings:
@@ -81,7 +145,29 @@ class ModelSettings(_Settings):
 
     name: str = "conv4"
     """A built-in model (see `hedgerow recipes --models`), or your own `package.module:function`."""
-    norm: Literal["batch", "none"] = "batch"
+    norm: Literal["batch", "nsconv", "none"] = "batch"
+    """What keeps activations in bounds: batch norms; `nsconv`: no layer of its own, each output's kept weights have
+    mean 0 and a trained size instead, so that nothing depends on the batch; or nothing."""
+    statistics: Literal["kept", "all"] = "kept"
+    """Of `nsconv`: whether that mean and size are of the kept weights, or of all, pruned zeros included."""
+    gain: Positive = 1.0
+    """Of `nsconv`: the size that each output's weights start with. 1.714 makes up for what ReLU takes away in chains of
+    layers; residual networks do with 1."""
+
+    @model_validator(mode="after")
+    def _standardised_weights_are_there(self) -> ModelSettings:
+        if self.norm != "nsconv":
+            for name, value in {"statistics": self.statistics, "gain": self.gain}.items():
+                if value != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"model.{name} is {value!r}, but model.norm is {self.norm!r}, which standardises no weights; "
+                        'leave it out, or set model.norm to "nsconv"'
+                    )
+        elif ":" in self.name:
+            raise ValueError(
+                f'model.norm is "nsconv", which does nothing to a model of your own such as {self.name!r}; leave it out'
+            )
+        return self
 
 
 class PruningSettings(_Settings):
@@ -158,7 +244,7 @@ class SelectionSettings(_Settings):
 
 
 class AdjustmentSettings(_Settings):
-    """Pruning and growing while training: in some rounds the same number of weights goes and comes in a tensor."""
+    """Pruning and growing while training: in some rounds weights go, and others come."""
 
     every: Annotated[int, Field(ge=0)] = 0
     """Rounds between two adjustments; 0: the mask stays."""
@@ -179,10 +265,43 @@ class AdjustmentSettings(_Settings):
     relative: bool = False
     """Compare gradients in units of what the batch norm after a layer divides each channel by. Plain ones are the
     larger, the less a channel varies, so that a few channels take most of what grows."""
+    density: Literal["constant", "cubic"] = "constant"
+    """`constant`: as many weights grow as are pruned; `cubic`: weights are only pruned, of all tensors in each
+    adjustment, so that the density falls from `start_density` to that of [pruning] by a cubic schedule (GMP)."""
+    start_density: UnitPositive | None = None
+    """Of `cubic`: the density before the first round; 1 = dense."""
 
     def last(self, rounds: int) -> int:
         """The last round that may adjust, of a run of so many."""
         return rounds // 2 if self.until is None else self.until
+
+
+class ExtrusionSettings(_Settings):
+    """Before weights are pruned, training presses them towards 0, so that the others learn what they know (FedMef)."""
+
+    penalty: NotNegative = 0.0
+    """λ of the marked weights, which an adjustment is going to prune; 0: nothing is pressed."""
+    form: Literal["squared", "norm"] = "squared"
+    """What is added to the loss: λ·‖w‖² of all marked weights, or λ·‖w‖ of those of each tensor."""
+    steps: Count | None = None
+    """The last steps of a round that adjusts, so many, press. None: all of them."""
+    seconds: Positive | None = None
+    """All steps press, and a device's training ends when so many seconds are over. The result then depends on how fast
+    devices are, and no run can be repeated bit by bit."""
+
+    @model_validator(mode="after")
+    def _budget_is_one(self) -> ExtrusionSettings:
+        if self.steps is not None and self.seconds is not None:
+            raise ValueError(
+                f"extrusion.steps is {self.steps} and extrusion.seconds is {self.seconds:g}, but there is one budget; "
+                "leave one of them out"
+            )
+        if self.penalty == 0 and (self.steps is not None or self.seconds is not None):
+            raise ValueError(
+                "extrusion.steps and extrusion.seconds say how long weights are pressed, but extrusion.penalty is 0, "
+                "so none is; set it, or leave them out"
+            )
+        return self
 
 
 class SignSettings(_Settings):
@@ -199,6 +318,9 @@ class SignSettings(_Settings):
     """Straight-through estimator: the gradient of sign(s) is taken as 1, or as 1 - tanh²(s)."""
     norm_learning_rate: NotNegative = 0.3
     """SGD step size of biases and of the norm layers' scale and shift; 0 freezes them."""
+    drop: Literal["theta", "margin", "both"] = "theta"
+    """Which signs an adjustment prunes: those of the smallest |θ|, which remembers all rounds; those whose mean vote in
+    this round is the closest; or those whose larger of both is the smallest."""
     abstain: Fraction = 0.0
     """Fraction of the kept weights on which a client does not vote, with `aggregation.signs = "drift"`."""
     voters: Literal["random", "largest"] = "random"
@@ -242,6 +364,9 @@ class TrainingSettings(_Settings):
     `keep_ratio` of what convolutions and linear layers need for the gradient of their weights."""
     keep_ratio: UnitPositive = 0.3
     """Of `topk`: the fraction that is kept."""
+    topk_layers: Literal["all", "standardised"] = "all"
+    """Of `topk`: the layers that store so; `standardised`: those of `model.norm` = `nsconv` only, whose activations are
+    around 0, so that small ones matter little."""
     recompute: bool = False
     """Keep only what goes into each block of the network, and run the block again in the backward pass: less memory,
     the same result, about a third more time."""
@@ -322,6 +447,37 @@ class PrivacySettings(_Settings):
         return self
 
 
+class BudgetSettings(_Settings):
+    """Training inside the memory that a device has."""
+
+    plan: bool = False
+    """Whether devices choose how they train by the memory that they have: `training` says how they would like to, and
+    they depart from it where that does not fit, by what costs the least accuracy."""
+    # Not strict, as TOML has lists only.
+    levels: Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=8)] = (1.0,)
+    """Parts of the kept weights that devices may train, as fractions of them: all, and then smaller ones, each inside
+    the one before. A device with too little memory for one trains the next."""
+    nest: Literal["salient", "random"] = "salient"
+    """Which weights a smaller part has: those of the largest scores, or drawn ones."""
+    norms: Literal["private", "shared"] = "private"
+    """Whether each part of the network has running means and variances of its own."""
+    hard: bool = False
+    """Let the system refuse a device what goes beyond its memory while it answers, so that a mistaken prediction fails
+    the request and takes nothing from others on the machine. Linux only; elsewhere nothing is refused."""
+
+    @field_validator("levels")
+    @classmethod
+    def _levels_descend(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if levels[0] != 1 or not levels[-1] > 0:
+            raise ValueError(f"budget.levels is {list(levels)}; begin with 1, which is the whole, and stay above 0")
+        for one, next_one in pairwise(levels):
+            if next_one > 0.8 * one * (1 + 1e-9):
+                raise ValueError(
+                    f"budget.levels has {next_one:g} after {one:g}; make each at most 0.8 of the one before"
+                )
+        return levels
+
+
 class EvaluationSettings(_Settings):
     """When the coordinator evaluates on the test samples."""
 
@@ -348,6 +504,7 @@ class Experiment(_Settings):
     pruning: PruningSettings = PruningSettings()
     selection: SelectionSettings = SelectionSettings()
     adjustment: AdjustmentSettings = AdjustmentSettings()
+    extrusion: ExtrusionSettings = ExtrusionSettings()
     signs: SignSettings = SignSettings()
     weights: WeightSettings = WeightSettings()
     training: TrainingSettings = TrainingSettings()
@@ -355,6 +512,26 @@ class Experiment(_Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     wire: WireSettings = WireSettings()
     privacy: PrivacySettings = PrivacySettings()
+    budget: BudgetSettings = BudgetSettings()
+
+    @model_validator(mode="after")
+    def _budgets_are_planned_for(self) -> Experiment:
+        budget = self.budget
+        asking = {
+            "fleet.devices says how much memory clients have": bool(self.fleet.devices),
+            f"budget.levels has {len(budget.levels)} parts of the network": len(budget.levels) > 1,
+            "budget.hard limits memory": budget.hard,
+        }
+        for what in [what for what, asked in asking.items() if asked and not budget.plan]:
+            raise ValueError(
+                f"{what}, but budget.plan is false, so nobody plans for it; set it to true, or leave that out"
+            )
+        if budget.hard and self.training.kernels == "auto":
+            raise ValueError(
+                'budget.hard limits memory, but training.kernels is "auto", and to measure which are faster takes more '
+                'than to train; set it to "native" or "dense"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _replies_fit(self) -> Experiment:
@@ -373,10 +550,30 @@ class Experiment(_Settings):
         return self
 
     @model_validator(mode="after")
-    def _candidates_differ(self) -> Experiment:
-        if self.selection.candidates and self.pruning.density == 1:
+    def _norms_fit(self) -> Experiment:
+        norm, training = self.model.norm, self.training
+        if training.topk_layers == "standardised" and (norm != "nsconv" or training.activations != "topk"):
             raise ValueError(
-                f"selection.candidates is {self.selection.candidates}, but with pruning.density 1 all masks are one; "
+                f'training.topk_layers is "standardised", but model.norm is {norm!r} and training.activations is '
+                f'{training.activations!r}; set these to "nsconv" and "topk", or topk_layers to "all"'
+            )
+        asking = {
+            "selection.candidates": self.selection.candidates > 0,
+            "evaluation.recalibrate": self.evaluation.recalibrate,
+        }
+        for name in [name for name, asks in asking.items() if asks and norm == "nsconv"]:
+            raise ValueError(
+                f'{name} asks devices for batch-norm statistics, which there are none of with model.norm = "nsconv"; '
+                'leave it out, or set model.norm to "batch"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> Experiment:
+        if self.selection.candidates and self.first_density == 1:
+            name = "pruning.density" if self.adjustment.density == "constant" else "adjustment.start_density"
+            raise ValueError(
+                f"selection.candidates is {self.selection.candidates}, but with {name} 1 all masks are one; "
                 "set it to 0, or prune"
             )
         return self
@@ -394,12 +591,71 @@ class Experiment(_Settings):
                 f"adjustment.every is {every}, but round {last} is the last that may adjust, so none does; set every "
                 f"to {last} or less, or until to {every} or more"
             )
-        if every and (self.privacy.noise or self.privacy.vote_epsilon is not None):
+        asks = every > 0 and self.adjustment.density == "constant"
+        if asks and (self.privacy.noise or self.privacy.vote_epsilon is not None):
             raise ValueError(
                 f"adjustment.every is {every}, but the gradients that it asks for are sent without noise, which would "
                 "break what privacy.noise and privacy.vote_epsilon promise; set it to 0, or do without those"
             )
         return self
+
+    @model_validator(mode="after")
+    def _density_falls(self) -> Experiment:
+        adjustment, end = self.adjustment, self.pruning.density
+        every, start = adjustment.every, adjustment.start_density
+        if adjustment.density == "constant":
+            if start is not None:
+                raise ValueError(
+                    f'adjustment.start_density is {start:g}, but adjustment.density is "constant", so it would not '
+                    'fall; leave it out, or set adjustment.density to "cubic"'
+                )
+            return self
+        if start is None or start <= end:
+            raise ValueError(
+                f'adjustment.density is "cubic", but adjustment.start_density is {start}; set it to a density above '
+                f"pruning.density, which is {end:g}"
+            )
+        if every == 0 or adjustment.last(self.rounds) < 2 * every:
+            raise ValueError(
+                f'adjustment.density is "cubic", but with adjustment.every {every} and until '
+                f"{adjustment.last(self.rounds)} fewer than two rounds adjust; set every to 1 or more, and until to at "
+                "least twice that"
+            )
+        if adjustment.blocks != 1:
+            raise ValueError(
+                f'adjustment.density is "cubic", which prunes all tensors in each adjustment, but adjustment.blocks is '
+                f"{adjustment.blocks}; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _marks_are_pruned(self) -> Experiment:
+        penalty, adjustment = self.extrusion.penalty, self.adjustment
+        if penalty == 0:
+            return self
+        if adjustment.every == 0:
+            raise ValueError(
+                f"extrusion.penalty is {penalty:g}, but adjustment.every is 0, so no weight is going to be pruned; set "
+                "every, or the penalty to 0"
+            )
+        if self.representation == "signs":
+            raise ValueError(
+                f'extrusion.penalty is {penalty:g}, but representation is "signs", whose sizes are frozen; set the '
+                'penalty to 0, or representation to "weights"'
+            )
+        if adjustment.density == "cubic" and self.pruning.rule == "global":
+            raise ValueError(
+                f'extrusion.penalty is {penalty:g}, but by adjustment.density "cubic" and pruning.rule "global" nobody '
+                'knows before a round which tensors lose weights; set the rule to "uniform" or "erk", or the penalty '
+                "to 0"
+            )
+        return self
+
+    @property
+    def first_density(self) -> float:
+        """The density of the mask before the first round."""
+        start = self.adjustment.start_density
+        return self.pruning.density if start is None else start
 
     @model_validator(mode="after")
     def _noise_covers_what_is_said(self) -> Experiment:

@@ -2,6 +2,7 @@
 
 HedgerowError
 ├── ConfigError      a key or value of an experiment, a recipe or a command-line option
+│   └── BudgetError  less memory than the least that training takes
 ├── DataError        a data set that is missing, corrupt, or cannot be divided as asked
 ├── ModelError       a model that cannot be built, or does not fit the data
 ├── PruningError     a mask that cannot be made (density too low, no path through the network)
@@ -9,6 +10,7 @@ HedgerowError
 ├── IdentityError    a certificate or key that is missing, damaged, expired, revoked or of another role
 ├── ConnectionLostError  the other end cannot be reached, or refuses
 ├── TrainingError    local training that failed (a loss that is not finite)
+│   └── OverrunError a request that took more memory than was planned
 └── RunError         a run that cannot start or go on
     ├── InterruptedRunError  the user stopped it; it can be resumed
     └── TooFewRepliesError   a round without enough usable replies; it can be played again
@@ -20,11 +22,11 @@ traceback (unless ``--debug``) and exits with ``exit_code``.
 from typing import Literal, TypeAlias
 
 FailureKind: TypeAlias = Literal[
-    "device", "lost", "transfer", "malformed", "mismatch", "bounds", "not_finite", "metrics", "duplicate"
+    "device", "memory", "lost", "transfer", "malformed", "mismatch", "bounds", "not_finite", "metrics", "duplicate"
 ]
-"""Why a device that was asked counts for nothing: its own failure, its connection (`lost`, or a `transfer` that never
-came whole), or a reply that is not a payload (`malformed`), belongs to something else (`mismatch`), holds values too
-large or not finite, has impossible `metrics`, or is one too many."""
+"""Why a device that was asked counts for nothing: its own failure, too little `memory`, its connection (`lost`, or a
+`transfer` that never came whole), or a reply that is not a payload (`malformed`), belongs to something else
+(`mismatch`), holds values too large or not finite, has impossible `metrics`, or is one too many."""
 
 
 class HedgerowError(Exception):
@@ -37,6 +39,10 @@ class ConfigError(HedgerowError, ValueError):
     """A configuration is wrong: the message names the key, what was found and what is allowed."""
 
     exit_code = 2
+
+
+class BudgetError(ConfigError):
+    """There is too little memory: the message says what would do."""
 
 
 class DataError(HedgerowError, ValueError):
@@ -77,6 +83,18 @@ class ConnectionLostError(HedgerowError, ConnectionError):
 
 class TrainingError(HedgerowError, ArithmeticError):
     """Local training failed, for example because the loss is not finite."""
+
+
+class OverrunError(TrainingError):
+    """A request took more memory than there was, and was given up.
+
+    Attributes:
+        guard: times a prediction that the memory has to be from now on.
+    """
+
+    def __init__(self, message: str, *, guard: float) -> None:
+        super().__init__(message)
+        self.guard = guard
 
 
 class RunError(HedgerowError, RuntimeError):

@@ -1,8 +1,16 @@
 """What coordinator and clients say to each other about a network: versions, and replies to them."""
 
 from hedgerow.exchange.architecture import Architecture
-from hedgerow.exchange.growth import asked_counts, growth_entropy, growth_of, growth_section, read_growth
+from hedgerow.exchange.growth import (
+    asked_counts,
+    growth_entropy,
+    growth_of,
+    growth_section,
+    marked_counts,
+    read_growth,
+)
 from hedgerow.exchange.measures import Measures
+from hedgerow.exchange.plans import NodePlan, asked_levels, plan_reply, plan_request, read_plan
 from hedgerow.exchange.statistics import (
     LARGEST_LOSS,
     LARGEST_STATISTIC,
@@ -21,14 +29,20 @@ __all__ = [
     "Architecture",
     "Exchange",
     "Measures",
+    "NodePlan",
     "Version",
     "asked_counts",
+    "asked_levels",
     "growth_entropy",
     "growth_of",
     "growth_section",
     "losses_section",
+    "marked_counts",
+    "plan_reply",
+    "plan_request",
     "read_growth",
     "read_losses",
+    "read_plan",
     "read_samples",
     "read_statistics",
     "samples_section",

@@ -1,4 +1,4 @@
-"""The largest gradients at pruned positions, as the one section that carries them.
+"""What a request says of tensors that are going to be adjusted, and the section that answers with gradients.
 
 Positions count the pruned weights only, of the tensors that were asked for one after the other.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,12 @@ from hedgerow.errors import PayloadError
 from hedgerow.pruning import Gradients, Mask
 from hedgerow.v1 import payload_pb2 as pb
 
-__all__ = ["asked_counts", "growth_entropy", "growth_of", "growth_section", "read_growth"]
+__all__ = ["asked_counts", "growth_entropy", "growth_of", "growth_section", "marked_counts", "read_growth"]
 
 Positions = npt.NDArray[np.int64]
+
+_LARGEST = np.float32(4080)
+"""The largest that is said: the one below 2¹², where a reply is refused, that bfloat16 has too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class _Tensor:
 def growth_section(found: Gradients, *, mask: Mask, growth: Sequence[Growth], wire: WireSettings) -> Section:
     """What a device says of its largest gradients, in bfloat16, or in float32 where `wire.up` is that.
 
+    Those beyond 4080 are said as that: behind a channel that a mask left without an input a norm makes them that large.
+
     Args:
         found: of the tensors asked for, at most as many as were asked.
         mask: what is kept.
@@ -59,6 +65,7 @@ def growth_section(found: Gradients, *, mask: Mask, growth: Sequence[Growth], wi
     parts = [(t.ranks(found[t.name][0]), found[t.name][1]) for t in tensors if t.name in found]
     positions = np.concatenate([np.zeros(0, dtype=np.int64), *(part[0] for part in parts)])
     values = np.concatenate([np.zeros(0, dtype=np.float32), *(part[1] for part in parts)])
+    values = np.clip(values, -_LARGEST, _LARGEST)
     codec = pb.CODEC_FLOAT32 if wire.up == "fp32" else pb.CODEC_BFLOAT16
     return top_k_section(positions, values, support=_support(tensors), codec=codec)
 
@@ -89,30 +96,59 @@ def growth_entropy(section: Section) -> float:
     return binary_entropy_bytes(section.parameter, section.count) + width * section.parameter
 
 
-def growth_of(counts: Mapping[str, int], *, mask: Mask) -> tuple[Growth, ...]:
-    """What a request has to say to ask for so many gradients of each tensor; see `Adjustment.counts`."""
-    return tuple(Growth(place, counts[name]) for place, name in enumerate(mask) if counts.get(name, 0) > 0)
+def growth_of(counts: Mapping[str, int], *, mask: Mask, marked: Mapping[str, int] | None = None) -> tuple[Growth, ...]:
+    """What a request has to say to ask for so many gradients of each tensor, and to mark so many of its kept weights.
+
+    Args:
+        counts: see `Adjustment.comes`.
+        mask: names the tensors.
+        marked: see `Adjustment.goes`; none when None.
+    """
+    marks = marked or {}
+    said = [Growth(place, counts.get(name, 0), marks.get(name, 0)) for place, name in enumerate(mask)]
+    return tuple(growth for growth in said if growth.count or growth.marked)
+
+
+def marked_counts(growth: Sequence[Growth], *, layers: Sequence[int]) -> list[int]:
+    """How many kept weights of each tensor a request marks.
+
+    Args:
+        growth: as it came from the network.
+        layers: numbers of kept weights of the prunable tensors.
+
+    Raises:
+        PayloadError: a tensor does not exist, comes twice or before an earlier one, or has not so many kept weights.
+    """
+    _require_places(growth, len(layers))
+    counts = [0] * len(layers)
+    for said in growth:
+        if not 0 <= said.marked <= layers[said.tensor]:
+            raise PayloadError(
+                f"{said.marked} marks among the {layers[said.tensor]} kept weights of tensor {said.tensor}",
+                kind="bounds",
+            )
+        counts[said.tensor] = said.marked
+    return counts
 
 
 def asked_counts(growth: Sequence[Growth], *, mask: Mask) -> dict[str, int]:
-    """How many gradients a request asks of each tensor, by its name.
+    """How many gradients a request asks of each tensor that it asks for some, by its name.
 
     Raises:
         PayloadError: a tensor does not exist, comes twice or before an earlier one, or has not so many pruned weights;
-            or it is asked for more gradients than the network has kept weights, for which a device need have no room.
+            nothing is asked of it; or the network is asked for more gradients than it has kept weights, for which a
+            device need have no room.
     """
-    names, kept = list(mask), mask.layer_kept()
-    if any(b.tensor <= a.tensor for a, b in pairwise(growth)):
-        raise PayloadError("gradients are asked for of tensors that do not ascend", kind="bounds")
+    names, kept, shapes = list(mask), mask.layer_kept(), mask.shapes
+    _require_places(growth, len(names))
     counts = {}
     for asked in growth:
-        if asked.tensor >= len(names):
-            raise PayloadError(f"gradients of tensor {asked.tensor}; there are {len(names)}", kind="bounds")
         name = names[asked.tensor]
-        pruned = int(np.prod(mask.shapes[name])) - kept[name]
-        if not 1 <= asked.count <= pruned:
+        pruned = prod(shapes[name]) - kept[name]
+        if not (0 if asked.marked else 1) <= asked.count <= pruned:
             raise PayloadError(f"{asked.count} gradients of the {pruned} pruned weights of {name!r}", kind="bounds")
-        counts[name] = asked.count
+        if asked.count:
+            counts[name] = asked.count
     if sum(counts.values()) > sum(kept.values()):
         raise PayloadError(
             f"{sum(counts.values())} gradients of a network of {sum(kept.values())} kept weights; no more than these "
@@ -122,9 +158,18 @@ def asked_counts(growth: Sequence[Growth], *, mask: Mask) -> dict[str, int]:
     return counts
 
 
+def _require_places(growth: Sequence[Growth], tensors: int) -> None:
+    if any(b.tensor <= a.tensor for a, b in pairwise(growth)):
+        raise PayloadError("tensors to adjust that do not ascend", kind="bounds")
+    if growth and growth[-1].tensor >= tensors:
+        raise PayloadError(f"tensor {growth[-1].tensor} is to be adjusted; there are {tensors}", kind="bounds")
+
+
 def _tensors(mask: Mask, growth: Sequence[Growth]) -> list[_Tensor]:
     names, tensors, end = list(mask), [], 0
     for asked in growth:
+        if not asked.count:
+            continue
         bits = mask[names[asked.tensor]].numpy().reshape(-1)
         kept = np.flatnonzero(bits)
         begin, end = end, end + bits.size - kept.size

@@ -29,6 +29,7 @@ class Measures:
         backward_bytes: see above.
         update_bytes: see above.
         native_share: fraction of the kept weights that native kernels computed with.
+        growth_bytes: measured peak while it looked for gradients of pruned weights; 0 where nobody asked.
     """
 
     examples: int
@@ -38,6 +39,7 @@ class Measures:
     backward_bytes: float
     update_bytes: float
     native_share: float
+    growth_bytes: float = 0.0
 
     def section(self) -> Section:
         """The encoded values."""

@@ -124,10 +124,10 @@ class Exchange:
         """A mask; for a reader who holds `base`, unless coding is plain, what it gains and loses against that one."""
         if base is not None:
             assert not self.plain, "nothing is told as a change"
-            return mask_delta_section(mask.flat(), base.flat())
+            return mask_delta_section(mask.bits(), base.bits())
         if self.plain:
-            return plain_mask_section(mask.flat())
-        return mask_section(mask.flat(), shapes=list(self.architecture.prunable.values()))
+            return plain_mask_section(mask.bits())
+        return mask_section(mask.bits(), shapes=list(self.architecture.prunable.values()))
 
     def decode_mask(self, sections: Sections, *, base: Mask | None = None) -> Mask:
         """Inverse of `encode_mask`: from the whole mask, or with `base` from what changed.
@@ -139,8 +139,8 @@ class Exchange:
         if base is None:
             bits = read_mask(sections, self.architecture.weights, shapes=list(shapes.values()))
         else:
-            bits = read_mask_delta(sections, base.flat())
-        return Mask.unpack(np.packbits(bits).tobytes(), shapes)
+            bits = read_mask_delta(sections, base.bits())
+        return Mask.unpack(bits.data.tobytes(), shapes)
 
     def reply(
         self,

@@ -2,7 +2,8 @@
 
 from hedgerow.ledger.experiment import plan_of
 from hedgerow.ledger.plan import Plan
-from hedgerow.ledger.sums import Ledger, ledger
+from hedgerow.ledger.sums import Ledger, ledger, ledger_of
 from hedgerow.ledger.trace import Call, Trace, trace
+from hedgerow.ledger.traced import Traced, traced
 
-__all__ = ["Call", "Ledger", "Plan", "Trace", "ledger", "plan_of", "trace"]
+__all__ = ["Call", "Ledger", "Plan", "Trace", "Traced", "ledger", "ledger_of", "plan_of", "trace", "traced"]

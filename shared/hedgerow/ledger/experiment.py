@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+
 from hedgerow.config import Experiment
 from hedgerow.ledger.plan import Plan
 from hedgerow.native.library import status
 
 __all__ = ["plan_of"]
 
-_VALUE_BITS = {"exact": 32.0, "int8": 8.0, "int4": 4.0, "topk": 32.0}
+_VALUE_BITS = {"exact": 32.0, "int8": 8.0, "int4": 5.5, "topk": 32.0}
+_RECTIFIED_BITS = {"int4": 4.0}
+"""Of what a ReLU made, half of which is taken to be 0 (see `hedgerow.activations.Quantised`)."""
 
 
 def plan_of(experiment: Experiment, *, native: bool) -> Plan:
@@ -32,7 +36,9 @@ def plan_of(experiment: Experiment, *, native: bool) -> Plan:
         state_bytes=0 if signs or experiment.weights.momentum == 0 else 4,
         value_bits=value_bits,
         input_bits=input_bits,
+        rectified_bits=_RECTIFIED_BITS.get(training.activations),
         recompute=training.recompute,
         signs=signs,
         magnitude_bytes=4 if signs and experiment.signs.magnitude == "random" else 0,
+        threads=torch.get_num_threads(),
     )

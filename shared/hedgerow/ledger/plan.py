@@ -20,9 +20,11 @@ class Plan:
         state_bytes: of the optimiser, for each trained value.
         value_bits: in which what norms and activation functions need for the backward pass is held, an element.
         input_bits: the same of what only the gradient of a layer's weights needs.
+        rectified_bits: the same of such an input that a ReLU has made, many of which are 0; None: as the others.
         recompute: whether the blocks of the network run again in the backward pass.
         signs: whether every pruned layer has kept positions, even one that is kept whole.
         magnitude_bytes: frozen, for each kept weight.
+        threads: that compute; each has working memory of its own.
     """
 
     samples: int
@@ -32,6 +34,13 @@ class Plan:
     state_bytes: int = 4
     value_bits: float = 32
     input_bits: float = 32
+    rectified_bits: float | None = None
     recompute: bool = False
     signs: bool = False
     magnitude_bytes: int = 0
+    threads: int = 1
+
+    @property
+    def exact(self) -> bool:
+        """Whether all is held as it is."""
+        return self.value_bits == self.input_bits == 32

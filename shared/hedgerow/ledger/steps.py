@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from hedgerow.ledger.plan import Plan
-from hedgerow.ledger.trace import Call, Trace
+from hedgerow.ledger.traced import Traced
+from hedgerow.ledger.transients import Transients
 from hedgerow.ledger.units import Unit, units
-from hedgerow.sparse.fusion import stages
 
 __all__ = ["Steps"]
 
@@ -39,30 +36,27 @@ class Steps:
     """One pass forward and back.
 
     Args:
-        found: the calls of the network.
-        model: the network.
+        network: the network.
         plan: how it is trained.
-        transient: bytes that a unit needs only while it runs, forward or (True) back.
-        trained: weights of a unit that get gradients.
+        kept: kept weights of each prunable weight.
+        index_bytes: of their positions.
     """
 
-    def __init__(
-        self,
-        found: Trace,
-        model: nn.Module,
-        plan: Plan,
-        *,
-        transient: Callable[[Unit, bool], int],
-        trained: Callable[[Unit], int],
-    ) -> None:
-        self._plan, self._transient, self._trained = plan, transient, trained
-        self._elements = found.elements
-        bounds = stages(model) if plan.recompute and isinstance(model, nn.Sequential) else ()
-        self.units = units(found, native=plan.native, stage_of=_numbering(model, bounds))
-        self._recomputed = range(len(bounds) - 1)
+    def __init__(self, network: Traced, plan: Plan, *, kept: Mapping[str, int], index_bytes: Mapping[str, int]) -> None:
+        self._plan, self._kept, self._index_bytes = plan, kept, index_bytes
+        self._elements = network.found.elements
+        recomputes = plan.recompute and bool(network.bounds)
+        stage_of = network.stage_of if recomputes else (lambda call: 0)
+        self.units = units(network.found, native=plan.native, stage_of=stage_of)
+        self._recomputed = range(len(network.bounds) - 1 if recomputes else 0)
         """Stages that are run again; the last one is not."""
+        self.transients = Transients(plan, sizes=network.sizes, kept=kept, size_of=self._bytes)
         self._maker = {unit.makes: number for number, unit in enumerate(self.units)}
         self._last = {tensor: number for number, unit in enumerate(self.units) for tensor in unit.reads}
+        self._roots = self._gradient_roots()
+        self._rectified = {
+            unit.makes for unit in self.units if unit.call.kind == "relu" or (unit.signs and unit.makes in unit.signs)
+        }
         self._holds = [self._held(unit) for unit in self.units]
         numbers = itertools.groupby(range(len(self.units)), key=lambda number: self.units[number].stage)
         self._stages = {stage: list(members) for stage, members in numbers}
@@ -72,7 +66,9 @@ class Steps:
         peak, kept = 0, _NOTHING
         for stage, members in self._stages.items():
             again = stage in self._recomputed
-            peak = max(peak, self._run(members, kept, keeping=not again))
+            # Of a stage that runs again all buffers are copied, as any of them may change.
+            copies = sum(self._index_bytes.get(self.units[number].call.weight, 0) for number in members) if again else 0
+            peak = max(peak, self._run(members, kept, keeping=not again) + copies)
             kept = kept | self._of_stage(stage)
         return peak
 
@@ -81,20 +77,23 @@ class Steps:
         weights = 4 * sum(map(self._trained, self.units)) if self._plan.parts else 0
         peak = 0
         for stage, members in reversed(self._stages.items()):
-            before = _NOTHING
+            before, flowing, result = _NOTHING, 0, 0
             for earlier in range(stage + (stage in self._recomputed)):
                 before = before | self._of_stage(earlier)
             if stage in self._recomputed:
-                flowing = self._bytes(self.units[members[-1]].makes)
+                # The result of the second run and its gradient stay until all of the stage is through.
+                result = self.units[members[-1]].makes
+                flowing = self._bytes(result)
                 peak = max(peak, self._run(members, before, keeping=True) + flowing + weights)
+                before = before | _Held({result: flowing})
             for number in reversed(members):
                 unit = self.units[number]
                 weights += 0 if self._plan.parts else 4 * self._trained(unit)
                 kept = before
                 for earlier in members[: members.index(number) + 1]:
                     kept = kept | self._holds[earlier]
-                unpacked = self._unpacked(unit)
-                peak = max(peak, kept.nbytes + self._flowing(number) + weights + unpacked + self._transient(unit, True))
+                now = kept.nbytes + self._flowing(number, stays=result)
+                peak = max(peak, now + weights + self._unpacked(unit) + self.transients.backward(unit))
         return peak
 
     def held_by_layer(self) -> dict[str, int]:
@@ -105,7 +104,9 @@ class Steps:
             again = unit.stage in self._recomputed
             first = number == self._stages[unit.stage][0]
             held = self._holds[number] if not again else self._of_stage(unit.stage) if first else _NOTHING
-            size = held.made + sum(nbytes for tensor, nbytes in held.tensors.items() if tensor not in seen)
+            # The samples are shown, whoever has them.
+            sizes = {tensor: self._in_bits(tensor) for tensor in held.tensors}
+            size = held.made + sum(nbytes for tensor, nbytes in sizes.items() if tensor not in seen)
             seen.update(held.tensors)
             if size:
                 result[unit.call.name] = result.get(unit.call.name, 0) + size
@@ -113,55 +114,85 @@ class Steps:
 
     def _run(self, members: Sequence[int], kept: _Held, *, keeping: bool) -> int:
         makes = {self.units[number].makes for number in members}
-        alive = {t: self._bytes(t) for number in members for t in self.units[number].reads if t not in makes and t != 0}
+        alive = {t: self._bytes(t) for number in members for t in self.units[number].reads if t not in makes}
         peak = 0
         for number in members:
             unit = self.units[number]
             alive[unit.makes] = self._bytes(unit.makes)
-            now = _Held(alive) | kept
-            peak = max(peak, now.nbytes + self._transient(unit, False))
             if keeping:
-                kept = kept | _Held(
-                    {t: n for t, n in self._holds[number].tensors.items() if t}, self._holds[number].made
-                )
+                kept = kept | self._holds[number]
+            peak = max(peak, (_Held(alive) | kept).nbytes + self.transients.forward(unit))
             for tensor in [t for t in alive if self._last.get(t, -1) <= number and t != unit.makes]:
                 del alive[tensor]
         return peak
 
     def _of_stage(self, stage: int) -> _Held:
-        """What a stage that has run keeps. The samples, tensor 0, were there before."""
+        """What a stage that has run keeps."""
         members = self._stages.get(stage, [])
         if stage in self._recomputed:
+            # The samples, tensor 0, are the caller's, who holds them anyway.
             start = self.units[members[0]].reads[0]
             return _Held({start: self._bytes(start)} if start else {})
         held = _NOTHING
         for number in members:
             held = held | self._holds[number]
-        return _Held({tensor: size for tensor, size in held.tensors.items() if tensor}, held.made)
+        return held
 
-    def _flowing(self, number: int) -> int:
-        """Gradients of tensors: each is there from the last reader of its tensor to the maker."""
+    def _flowing(self, number: int, *, stays: int = 0) -> int:
+        """Gradients of tensors: each is there from the last reader of its tensor to the maker.
+
+        Where another layer after it reads the same tensor, the gradient from there waits to be added to this one's.
+        That of the tensor `stays`, if any, is there in any case.
+        """
         output = self.units[number].makes
         last = self._last if output in self._last else {**self._last, output: number}
-        return sum(self._bytes(t) for t, end in last.items() if t in self._maker and self._maker[t] <= number <= end)
+        alive = {t for t, end in last.items() if t in self._maker and self._maker[t] <= number <= end}
+        if stays:
+            alive.add(stays)
+        sizes = {self._roots.get(t, t): self._bytes(t) for t in alive}
+        waiting = {t for t in self.units[number].reads if t in self._maker and self._last[t] > number}
+        return sum(sizes.values()) + sum(map(self._bytes, waiting))
+
+    def _gradient_roots(self) -> dict[int, int]:
+        """Which other tensor's gradient is that of a tensor, without memory of its own: behind a sum all have one."""
+        roots: dict[int, int] = {}
+        for number in reversed(range(len(self.units))):
+            unit = self.units[number]
+            for tensor in unit.aliased:
+                # What is read again later has another gradient already.
+                if self._last[tensor] == number:
+                    roots[tensor] = roots.get(unit.makes, unit.makes)
+        return roots
+
+    def _trained(self, unit: Unit) -> int:
+        return self._kept.get(unit.call.weight, 0)
 
     def _held(self, unit: Unit) -> _Held:
         plan = self._plan
-        exact = plan.value_bits == plan.input_bits == 32
-        tensors: dict[int, int] = {}
+        tensors = {tensor: self._bytes(tensor) for tensor in unit.whole}
         made = plan.samples * self._elements[unit.makes] * unit.per_output
+        if plan.signs and not plan.native and unit.call.weight:
+            made += 4 * self._trained(unit)  # the weights that were made of scores
         for tensor, bits in (
-            *((t, plan.input_bits) for t in unit.inputs),
+            *((t, self._input_bits(t)) for t in unit.inputs),
             *((t, plan.value_bits) for t in unit.values),
-            *((t, 32 if exact else 1) for t in unit.signs),
-            *((t, 1) for t in unit.rectified if not exact),
+            *((t, 32 if plan.exact or self._put_off(unit) else 1) for t in unit.signs),
+            *((t, 1) for t in unit.rectified if unit.in_bits(plan)),
         ):
-            # The samples, tensor 0, are the caller's, who holds them anyway.
+            # The samples are not packed.
             if bits == 32 or tensor == 0:
                 tensors[tensor] = self._bytes(tensor)
             else:
-                made += self._bytes(tensor, bits)
+                made += self._in_bits(tensor, bits)
         return _Held(tensors, made)
+
+    def _put_off(self, unit: Unit) -> bool:
+        """Whether torch computes it, as a ReLU of a chain that runs stages again: then its result is kept as it is."""
+        return len(self._recomputed) > 0 and not self._plan.native and "." not in unit.call.name
+
+    def _input_bits(self, tensor: int) -> float:
+        plan = self._plan
+        return plan.input_bits if plan.rectified_bits is None or tensor not in self._rectified else plan.rectified_bits
 
     def _unpacked(self, unit: Unit) -> int:
         """What it makes of what it keeps, for as long as it runs back."""
@@ -169,16 +200,9 @@ class Steps:
         values = unit.values if self._plan.value_bits != 32 else ()
         return sum(self._bytes(tensor) for tensor in {*inputs, *values} if tensor)
 
-    def _bytes(self, tensor: int, bits: float = 32) -> int:
+    def _bytes(self, tensor: int) -> int:
+        """Of a tensor as it is. The samples, tensor 0, are the caller's; native layers make a copy in their order."""
+        return 0 if tensor == 0 and not self._plan.native else self._in_bits(tensor)
+
+    def _in_bits(self, tensor: int, bits: float = 32) -> int:
         return round(self._plan.samples * self._elements[tensor] * bits / 8)
-
-
-def _numbering(model: nn.Module, bounds: Sequence[int]) -> Callable[[Call], int]:
-    """Which stage a call belongs to; the bounds are those of the outermost chain's children."""
-    places = {name: place for place, (name, _) in enumerate(model.named_children())}
-
-    def stage_of(call: Call) -> int:
-        place = places.get(call.name.partition(".")[0], 0)
-        return max(0, bisect.bisect_right(bounds, place) - 1) if bounds else 0
-
-    return stage_of

@@ -10,14 +10,11 @@ from torch import nn
 
 from hedgerow.ledger.plan import Plan
 from hedgerow.ledger.steps import Steps
-from hedgerow.ledger.trace import Trace, trace
-from hedgerow.ledger.units import Unit
-from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.ledger.traced import Traced, traced
+from hedgerow.pruning import Mask
 
-__all__ = ["Ledger", "ledger"]
+__all__ = ["Ledger", "ledger", "ledger_of"]
 
-_TAP = 16
-"""Bytes a kept weight that a native kernel needs while it runs."""
 _WIDE = 65_536
 """Weights of one output up to which a position among them takes two bytes, else four."""
 
@@ -38,6 +35,8 @@ class Ledger:
         forward: the most that is held while the network runs.
         backward: the most while gradients are made.
         update: the most in the optimiser's step.
+        scratch: working memory that native kernels keep from one call to the next. It is in `peak` and in no other sum:
+            a profiler does not see it, as it was there before the step.
     """
 
     weights: int
@@ -51,15 +50,21 @@ class Ledger:
     forward: int
     backward: int
     update: int
+    scratch: int = 0
+
+    @property
+    def phases(self) -> Mapping[str, int]:
+        """The most in each phase of a step: `forward`, `backward` and `update`."""
+        return {"forward": self.forward, "backward": self.backward, "update": self.update}
 
     @property
     def peak(self) -> int:
         """The most at any time."""
-        return max(self.forward, self.backward, self.update)
+        return max(self.forward, self.backward, self.update) + self.scratch
 
     @property
     def lasting(self) -> int:
-        """What is held between two steps."""
+        """What is held between two steps, but for `scratch`."""
         return self.weights + self.indices + self.floats + self.optimiser
 
 
@@ -72,68 +77,51 @@ def ledger(model: nn.Module, mask: Mask, input_shape: tuple[int, ...], plan: Pla
         input_shape: of one sample, (C, H, W).
         plan: how it is trained.
     """
-    return _Sums(trace(model, input_shape), model, mask, plan).ledger()
+    return ledger_of(traced(model, input_shape), mask.layer_kept(), plan)
 
 
-class _Sums:
-    def __init__(self, found: Trace, model: nn.Module, mask: Mask, plan: Plan) -> None:
-        self._plan, self._kept = plan, mask.layer_kept()
-        weights = prunable_tensors(model)
-        self._sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
-        pruned = {id(weight) for weight in weights.values()}
-        self._free = sum(p.numel() for p in model.parameters() if id(p) not in pruned)
-        self._buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-        self._steps = Steps(found, model, plan, transient=self._transient, trained=self._trained)
+def ledger_of(network: Traced, kept: Mapping[str, int], plan: Plan) -> Ledger:
+    """The same of a network that was followed before, by the number of kept weights alone; in milliseconds.
 
-    def ledger(self) -> Ledger:
-        plan, steps = self._plan, self._steps
-        kept = sum(self._kept.values())
-        weights = (4 + plan.magnitude_bytes) * kept
-        indices = sum(self._index_bytes(name) for name in self._kept)
-        floats = 4 * self._free + self._buffers
-        optimiser = plan.state_bytes * (kept + self._free)
-        gradients = 4 * (kept + self._free)
-        lasting = weights + indices + floats + optimiser
-        transients = {unit.call.name: self._transient(unit, back=False) for unit in steps.units}
-        worst = max(transients, key=lambda name: transients[name], default="")
-        return Ledger(
-            weights=weights,
-            indices=indices,
-            floats=floats,
-            optimiser=optimiser,
-            gradients=gradients,
-            activations=steps.held_by_layer(),
-            transient=transients.get(worst, 0),
-            transient_of=worst,
-            forward=lasting + steps.forward() + (gradients if plan.parts else 0),
-            backward=lasting + steps.backward(),
-            update=lasting + gradients,
-        )
+    Args:
+        network: what `traced` found.
+        kept: how many weights of each prunable tensor are kept.
+        plan: how it is trained.
 
-    def _index_bytes(self, name: str) -> int:
-        if self._whole(name) and not self._plan.native:
-            return 0
-        if not self._plan.compact:
-            return 4 * self._kept[name]
-        outputs, row = self._sizes[name][0], math.prod(self._sizes[name][1:])
-        return self._kept[name] * (2 if row <= _WIDE else 4) + 4 * (outputs + 1)
+    >>> network = traced(nn.Sequential(nn.Linear(4, 3)), (4,))
+    >>> ledger_of(network, {"0.weight": 6}, Plan(samples=10)).weights
+    24
+    """
+    assert kept.keys() == network.sizes.keys(), "the counts are of another network"
+    index_bytes = {name: _index_bytes(network, name, kept, plan) for name in kept}
+    steps = Steps(network, plan, kept=kept, index_bytes=index_bytes)
+    trained = sum(kept.values()) + network.free
+    weights = (4 + plan.magnitude_bytes) * sum(kept.values())
+    indices, floats = sum(index_bytes.values()), 4 * network.free + network.buffers
+    optimiser, gradients = plan.state_bytes * trained, 4 * trained
+    lasting = weights + indices + floats + optimiser
+    transients = {unit.call.name: steps.transients.forward(unit) for unit in steps.units}
+    worst = max(transients, key=lambda name: transients[name], default="")
+    return Ledger(
+        weights=weights,
+        indices=indices,
+        floats=floats,
+        optimiser=optimiser,
+        gradients=gradients,
+        activations=steps.held_by_layer(),
+        transient=transients.get(worst, 0),
+        transient_of=worst,
+        forward=lasting + steps.forward() + (gradients if plan.parts else 0),
+        backward=lasting + steps.backward(),
+        update=lasting + gradients,
+        scratch=steps.transients.held(steps.units),
+    )
 
-    def _whole(self, name: str) -> bool:
-        """Whether the layer trains its weight as it is."""
-        return not self._plan.signs and self._kept[name] == math.prod(self._sizes[name])
 
-    def _trained(self, unit: Unit) -> int:
-        return self._kept.get(unit.call.weight, 0)
-
-    def _transient(self, unit: Unit, back: bool) -> int:
-        name = unit.call.weight
-        if not name:
-            return 0
-        if self._plan.native:
-            # The input with zeros around it, and where each kept weight finds its own.
-            return 4 * self._plan.samples * unit.call.padded + _TAP * self._kept[name]
-        if self._whole(name):
-            return 0
-        # The weight, and for a convolution a copy in the order that is fastest; on the way back the gradient too.
-        copies = 1 if len(self._sizes[name]) == 2 else 3 if back else 2
-        return copies * 4 * math.prod(self._sizes[name])
+def _index_bytes(network: Traced, name: str, kept: Mapping[str, int], plan: Plan) -> int:
+    shape = network.sizes[name]
+    if not plan.signs and not plan.native and kept[name] == math.prod(shape):
+        return 0
+    if not plan.compact:
+        return 4 * kept[name]
+    return kept[name] * (2 if math.prod(shape[1:]) <= _WIDE else 4) + 4 * (shape[0] + 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hedgerow.pruning import prunable_tensors
+from hedgerow.sparse.kernels import Geometry
 
 __all__ = ["Call", "Kind", "Trace", "trace"]
 
@@ -31,6 +32,8 @@ class Call:
         channels: of its output.
         weight: name of the prunable weight, empty without.
         padded: elements of its input with the zeros that a convolution puts around.
+        shape: of its first input for one sample, (C, H, W) or (C,); empty for a function.
+        geometry: of a convolution; None for all else, and where its padding is not given by numbers.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Call:
     channels: int
     weight: str = ""
     padded: int = 0
+    shape: tuple[int, ...] = ()
+    geometry: Geometry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +138,25 @@ class _Recorder(TorchFunctionMode):
             kind = _kind(module, weighted=bool(weight))
             known = [self._numbers[id(t)] for t in inputs]
             padded = _padded(module, inputs[0]) if inputs else 0
-            self._note(name, kind, inputs=known, output=output, weight=weight, padded=padded)
+            shape = tuple(inputs[0].shape[1:]) if inputs else ()
+            geometry = _geometry(module)
+            self._note(
+                name, kind, inputs=known, output=output, weight=weight, padded=padded, shape=shape, geometry=geometry
+            )
 
         return leave
 
     def _note(
-        self, name: str, kind: Kind, *, inputs: list[int], output: Tensor, weight: str = "", padded: int = 0
+        self,
+        name: str,
+        kind: Kind,
+        *,
+        inputs: list[int],
+        output: Tensor,
+        weight: str = "",
+        padded: int = 0,
+        shape: tuple[int, ...] = (),
+        geometry: Geometry | None = None,
     ) -> None:
         if kind == "view" and inputs:
             self._numbers[id(output)] = inputs[0]
@@ -154,6 +172,8 @@ class _Recorder(TorchFunctionMode):
                 channels=channels,
                 weight=weight,
                 padded=padded,
+                shape=shape,
+                geometry=geometry,
             )
         )
 
@@ -180,6 +200,15 @@ def _kind(module: nn.Module, *, weighted: bool) -> Kind:
         case nn.Flatten() | nn.Identity() | nn.Dropout():
             return "view"
     return "other"
+
+
+def _geometry(module: nn.Module) -> Geometry | None:
+    if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str):
+        return None
+    kernel, stride, padding, dilation = (
+        (sizes[0], sizes[1]) for sizes in (module.kernel_size, module.stride, module.padding, module.dilation)
+    )
+    return Geometry(kernel, stride, padding, dilation, module.groups)
 
 
 def _padded(module: nn.Module, x: Tensor) -> int:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from hedgerow.ledger.plan import Plan
 from hedgerow.ledger.trace import Call, Trace
 
 __all__ = ["Unit", "units"]
@@ -25,6 +26,9 @@ class Unit:
         values: tensors that it keeps for anything else.
         signs: a tensor that it needs the signs of only.
         rectified: tensors whose signs it finds in what it keeps of them, if that is exact.
+        whole: tensors that it keeps as they are, however others are stored.
+        aliased: of `reads`, those whose gradient is that of `makes` itself and takes no memory of its own.
+        normed: of a layer, whether the norm before it is part of it.
         per_output: further bytes that it keeps for each element of `makes`.
         stage: which of the network's stages it belongs to.
     """
@@ -36,8 +40,17 @@ class Unit:
     values: tuple[int, ...] = ()
     signs: tuple[int, ...] = ()
     rectified: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
+    aliased: tuple[int, ...] = ()
+    normed: bool = False
     per_output: int = 0
     stage: int = 0
+
+    def in_bits(self, plan: Plan) -> bool:
+        """Whether it keeps a bit an element of `rectified`, as it does not keep the tensor itself."""
+        # A norm looks at how anything is stored, a layer at how it stores this.
+        exact = plan.value_bits == 32 if self.call.kind == "weight" else plan.exact
+        return bool(self.rectified) and not exact
 
 
 def units(found: Trace, *, native: bool, stage_of: Callable[[Call], int] = lambda call: 0) -> tuple[Unit, ...]:
@@ -78,10 +91,12 @@ class _Fusion:
                 inputs=inputs,
                 values=values,
                 rectified=(start,) if relu else (),
+                normed=norm is not None,
             )
         if call.kind == "relu":
             if norm := self._take(first, "norm", by=call):
-                return Unit(call=norm, reads=norm.inputs, makes=call.output, values=norm.inputs, rectified=norm.inputs)
+                kept = norm.inputs
+                return Unit(call=norm, reads=kept, makes=call.output, values=kept, rectified=kept)
             if total := self._take_sum(first, by=call):
                 return self._sum(total, makes=call.output, relu=True)
         if _is_sum(call):
@@ -93,9 +108,17 @@ class _Fusion:
     def _sum(self, total: Call, *, makes: int, relu: bool) -> Unit:
         for tensor in total.inputs:
             if norm := self._take(tensor, "norm", by=total):
-                reads = (*norm.inputs, *(t for t in total.inputs if t != tensor))
-                return Unit(call=norm, reads=reads, makes=makes, values=norm.inputs, signs=(makes,) if relu else ())
-        return Unit(call=total, reads=total.inputs, makes=makes, signs=(makes,) if relu else ())
+                others = tuple(t for t in total.inputs if t != tensor)
+                return Unit(
+                    call=norm,
+                    reads=(*norm.inputs, *others),
+                    makes=makes,
+                    values=norm.inputs,
+                    signs=(makes,) if relu else (),
+                    aliased=() if relu else others,
+                )
+        aliased = () if relu else total.inputs
+        return Unit(call=total, reads=total.inputs, makes=makes, signs=(makes,) if relu else (), aliased=aliased)
 
     def _follows_layer(self, tensor: int) -> bool:
         """Whether what makes it reads what a layer or norm has made; a sum is rectified where it is added up."""
@@ -132,9 +155,9 @@ def _alone(call: Call) -> Unit:
         case "relu":
             kept = {"signs": (call.output,)}
         case "max_pool":
-            return Unit(call=call, reads=call.inputs, makes=call.output, values=call.inputs, per_output=8)
+            kept = {"whole": call.inputs}
         case "other" if call.name.rpartition(".")[2] not in _KEEP_NOTHING:
-            kept = {"values": (call.output,)}
+            kept = {"whole": (call.output,)}
     return Unit(
         call=call,
         reads=call.inputs,
@@ -142,4 +165,8 @@ def _alone(call: Call) -> Unit:
         inputs=tuple(kept.get("inputs", ())),
         values=tuple(kept.get("values", ())),
         signs=tuple(kept.get("signs", ())),
+        whole=tuple(kept.get("whole", ())),
+        aliased=call.inputs if _is_sum(call) else (),
+        # Places of 8 bytes.
+        per_output=8 if call.kind == "max_pool" else 0,
     )

@@ -9,10 +9,24 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-__all__ = ["Builder", "InputShape", "Layers", "Norm", "chain", "conv", "initialise", "linear", "max_pool"]
+from hedgerow.models.standard import StandardConv2d, StandardLinear, StandardModule, Statistics
 
-Norm: TypeAlias = Literal["batch", "none"]
-"""What follows each convolution and hidden linear layer: batch normalisation, or nothing (they have a bias then)."""
+__all__ = [
+    "Builder",
+    "InputShape",
+    "Layers",
+    "Norm",
+    "chain",
+    "conv",
+    "initialise",
+    "linear",
+    "max_pool",
+    "standardise",
+]
+
+Norm: TypeAlias = Literal["batch", "nsconv", "none"]
+"""What follows each convolution and hidden linear layer: batch normalisation, or nothing (they have a bias then). With
+`nsconv` nothing follows either, and they compute with standardised weights (see `hedgerow.models.standard`)."""
 
 InputShape: TypeAlias = tuple[int, int, int]
 """(C, H, W) of one image."""
@@ -47,7 +61,8 @@ def conv(
     relu: bool = True,
 ) -> Layers:
     """A convolution, its norm, and ReLU unless `relu` is False."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=norm == "none")
+    kind = StandardConv2d if norm == "nsconv" else nn.Conv2d
+    layer = kind(inputs, outputs, kernel, stride, padding, groups=groups, bias=norm != "batch")
     normed: Layers = [(f"{name}_norm", nn.BatchNorm2d(outputs))] if norm == "batch" else []
     activated: Layers = [(f"{name}_relu", nn.ReLU())] if relu else []
     return [(name, layer), *normed, *activated]
@@ -56,7 +71,8 @@ def conv(
 def linear(name: str, *, inputs: int, outputs: int, norm: Norm) -> Layers:
     """A hidden linear layer, its norm and ReLU."""
     normed: Layers = [(f"{name}_norm", nn.BatchNorm1d(outputs))] if norm == "batch" else []
-    return [(name, nn.Linear(inputs, outputs, bias=norm == "none")), *normed, (f"{name}_relu", nn.ReLU())]
+    kind = StandardLinear if norm == "nsconv" else nn.Linear
+    return [(name, kind(inputs, outputs, bias=norm != "batch")), *normed, (f"{name}_relu", nn.ReLU())]
 
 
 def max_pool(name: str, *, size: tuple[int, int]) -> tuple[Layers, tuple[int, int]]:
@@ -82,3 +98,11 @@ def initialise(model: nn.Module, *, generator: torch.Generator) -> None:
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+def standardise(model: nn.Module, *, statistics: Statistics, gain: float) -> None:
+    """Tells all layers with standardised weights which of these count and how large they start, in place."""
+    for module in model.modules():
+        if isinstance(module, StandardModule):
+            module.statistics = statistics
+            nn.init.constant_(module.gain, gain)

@@ -11,11 +11,12 @@ from torch import nn
 
 from hedgerow.errors import HedgerowError, ModelError
 from hedgerow.models.conv import conv4, conv6
-from hedgerow.models.layers import Builder, InputShape, Norm, initialise
+from hedgerow.models.layers import Builder, InputShape, Norm, initialise, standardise
 from hedgerow.models.lenet import lenet5
 from hedgerow.models.mlp import mlp
 from hedgerow.models.mobilenet import mobilenetv2
 from hedgerow.models.resnet import resnet18, resnet20
+from hedgerow.models.standard import Statistics
 from hedgerow.models.vgg import vgg11
 from hedgerow.references import (
     current_directory_importable,
@@ -50,7 +51,15 @@ def model_names() -> tuple[str, ...]:
 
 
 def build_model(
-    name: str, *, input_shape: InputShape, classes: int, norm: Norm = "batch", seed: int, hollow: bool = False
+    name: str,
+    *,
+    input_shape: InputShape,
+    classes: int,
+    norm: Norm = "batch",
+    statistics: Statistics = "kept",
+    gain: float = 1.0,
+    seed: int,
+    hollow: bool = False,
 ) -> nn.Module:
     """Build a model on the CPU, in training mode, in float32.
 
@@ -63,7 +72,9 @@ def build_model(
             layers if it is an `nn.Sequential` whose children are each other's only input, as all of ours are.
         input_shape: (C, H, W) of one image.
         classes: number of outputs.
-        norm: batch normalisation after each convolution and hidden linear layer, or none.
+        norm: batch normalisation after each convolution and hidden linear layer, standardised weights in it, or none.
+        statistics: of standardised weights: which ones count once the layer is pruned.
+        gain: of standardised weights: how large each output's start.
         seed: of all weights.
         hollow: a built-in model comes on torch's meta device, as shapes without any weight, and is not tried on images.
             Your own is built as ever.
@@ -86,13 +97,16 @@ def build_model(
     if hollow and not is_reference(name):
         # Trying it on images would import SymPy, 80 MB; whoever fills it does so with what a whole one gave.
         with torch.device("meta"):
-            return _BUILDERS[name](input_shape, classes=classes, norm=norm)
+            model: nn.Module = _BUILDERS[name](input_shape, classes=classes, norm=norm)
+        standardise(model, statistics=statistics, gain=gain)
+        return model
     with _own_random_state(seed):
         if is_reference(name):
             model = _build_reference(name, input_shape=input_shape, classes=classes)
         else:
             model = _BUILDERS[name](input_shape, classes=classes, norm=norm)
             initialise(model, generator=torch.Generator().manual_seed(seed))
+            standardise(model, statistics=statistics, gain=gain)
         _check_fit(model, name=name, input_shape=input_shape, classes=classes)
     return model
 

@@ -8,8 +8,10 @@
 """
 
 from hedgerow.pruning.adjustment import Adjustment, Gradients, adjusted, adjustment_of, blocks_of
+from hedgerow.pruning.densities import lowest_together, scheduled_density
 from hedgerow.pruning.density import erk, igq, jittered, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask
+from hedgerow.pruning.marks import marked
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.moves import Moves
 from hedgerow.pruning.pool import Origin, candidate_mask, origins
@@ -38,10 +40,13 @@ __all__ = [
     "keep_top_global",
     "kept_count",
     "lamp",
+    "lowest_together",
     "magnitude",
+    "marked",
     "origins",
     "prunable_tensors",
     "random",
+    "scheduled_density",
     "synflow",
     "synflow_scores",
     "uniform",

@@ -16,7 +16,17 @@ import torch
 from hedgerow.errors import PruningError
 from hedgerow.pruning.mask import Mask
 
-__all__ = ["LayerRule", "erk", "igq", "jittered", "keep_top", "keep_top_global", "kept_count", "uniform"]
+__all__ = [
+    "LAYER_RULES",
+    "LayerRule",
+    "erk",
+    "igq",
+    "jittered",
+    "keep_top",
+    "keep_top_global",
+    "kept_count",
+    "uniform",
+]
 
 Shapes = Mapping[str, Sequence[int]]
 _HALVINGS = 100
@@ -26,8 +36,8 @@ _HALVINGS = 100
 class LayerRule(Protocol):
     """Shapes and an overall density → how many weights each layer keeps, which add up to ``round(density * N)``."""
 
-    def __call__(self, shapes: Shapes, /, *, density: float) -> dict[str, int]:
-        """Count for every layer."""
+    def __call__(self, shapes: Shapes, /, *, density: float, most: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Count for every layer, at most `most` of it."""
         ...
 
 
@@ -57,48 +67,58 @@ def least_density(kept: int, *, size: int) -> str:
     return next(text for text in texts if round(float(text) * size) >= kept)
 
 
-def uniform(shapes: Shapes, *, density: float) -> dict[str, int]:
+def uniform(shapes: Shapes, *, density: float, most: Mapping[str, int] | None = None) -> dict[str, int]:
     """The same density in every layer, up to rounding: kept counts that sum to ``round(density * N)``.
 
     Each layer keeps at least one weight.
 
+    Args:
+        shapes: of the layers.
+        density: of all together.
+        most: how many weights each layer may keep; all that it has when None.
+
     Raises:
-        PruningError: as `kept_count`.
+        PruningError: as `kept_count`, or `most` is too little.
     """
-    sizes = [prod(shape) for shape in shapes.values()]
-    kept = kept_count(density, size=sum(sizes), layers=len(sizes))
-    return dict(zip(shapes, _apportion([float(size) for size in sizes], sizes, kept), strict=True))
+    return _counts(shapes, [float(prod(shape)) for shape in shapes.values()], density=density, most=most)
 
 
-def erk(shapes: Shapes, *, density: float) -> dict[str, int]:
+def erk(shapes: Shapes, *, density: float, most: Mapping[str, int] | None = None) -> dict[str, int]:
     """Erdős–Rényi-kernel: layer density ε · Σ(dims) / Π(dims), so small layers stay denser.
 
     ε is solved so that the kept counts sum to ``round(density * N)``; layers above 1 are dense, and ε is solved again
     for the others. Each layer keeps at least one weight. Source: Evci et al. 2020, arXiv 1911.11134.
 
+    Args:
+        shapes: of the layers.
+        density: of all together.
+        most: how many weights each layer may keep; all that it has when None.
+
     Raises:
-        PruningError: as `kept_count`.
+        PruningError: as `kept_count`, or `most` is too little.
     """
-    sizes = [prod(shape) for shape in shapes.values()]
-    kept = kept_count(density, size=sum(sizes), layers=len(sizes))
-    return dict(zip(shapes, _apportion([float(sum(shape)) for shape in shapes.values()], sizes, kept), strict=True))
+    return _counts(shapes, [float(sum(shape)) for shape in shapes.values()], density=density, most=most)
 
 
-def igq(shapes: Shapes, *, density: float) -> dict[str, int]:
+def igq(shapes: Shapes, *, density: float, most: Mapping[str, int] | None = None) -> dict[str, int]:
     """Ideal gas quotas: a layer of n weights keeps n / (F · n + 1), so that the larger it is, the sparser it gets.
 
     F is solved so that the kept counts sum to ``round(density * N)``. At low densities all layers that have so many
     keep about as many weights, at high ones about the same fraction. Each layer keeps at least one weight. Source:
     Vysogorets and Kempe 2021, arXiv 2107.02306.
 
+    Args:
+        shapes: of the layers.
+        density: of all together.
+        most: how many weights each layer may keep; all that it has when None. What exceeds it goes to the others.
+
     Raises:
-        PruningError: as `kept_count`.
+        PruningError: as `kept_count`, or `most` is too little.
 
     >>> igq({"small": (10,), "large": (1000,)}, density=0.2)
     {'small': 10, 'large': 192}
     """
     sizes = [prod(shape) for shape in shapes.values()]
-    kept = kept_count(density, size=sum(sizes), layers=len(sizes))
 
     def shares(force: float) -> list[float]:
         return [max(1.0, size / (force * size + 1)) for size in sizes]
@@ -107,8 +127,12 @@ def igq(shapes: Shapes, *, density: float) -> dict[str, int]:
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if sum(shares(middle)) > kept else (low, middle)
-    return dict(zip(shapes, _apportion(shares(high), sizes, kept), strict=True))
+        low, high = (middle, high) if sum(shares(middle)) > density * sum(sizes) else (low, middle)
+    return _counts(shapes, shares(high), density=density, most=most)
+
+
+LAYER_RULES: dict[str, LayerRule] = {"uniform": uniform, "erk": erk, "igq": igq}
+"""Those that fix how many weights each layer keeps."""
 
 
 def jittered(
@@ -139,6 +163,15 @@ def jittered(
     factors = 1 + generator.uniform(-jitter, jitter, size=len(sizes))
     shares = [count * float(factor) for count, factor in zip(counts.values(), factors, strict=True)]
     return dict(zip(shapes, _apportion(shares, sizes, sum(counts.values())), strict=True))
+
+
+def _counts(shapes: Shapes, shares: list[float], *, density: float, most: Mapping[str, int] | None) -> dict[str, int]:
+    sizes = [prod(shape) for shape in shapes.values()]
+    kept = kept_count(density, size=sum(sizes), layers=len(sizes))
+    caps = sizes if most is None else [most[name] for name in shapes]
+    if kept > sum(caps):
+        raise PruningError(f"density {density:g} keeps {kept} weights, but at most {sum(caps)} may be kept; lower it")
+    return dict(zip(shapes, _apportion(shares, caps, kept), strict=True))
 
 
 def _apportion(shares: list[float], sizes: list[int], total: int) -> list[int]:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hedgerow.errors import PruningError
+from hedgerow.models.standard import StandardModule, make_plain
 from hedgerow.pruning.prunable import prunable_tensors
 
 __all__ = ["PathNetwork"]
@@ -143,6 +144,9 @@ def _linear(model: nn.Module, *, dtype: torch.dtype) -> nn.Module:
     """A copy with non-negative weights, no biases, and identities for normalisation and activations."""
     network = copy.deepcopy(model).to("cpu", dtype).eval()
     for module in list(network.modules()):
+        if isinstance(module, StandardModule):
+            # Standardised weights are of both signs, and would take what an output's paths count apart.
+            make_plain(module)
         for name, child in list(module._modules.items()):
             if isinstance(child, (*_NORMS, *_ACTIVATIONS)):
                 module._modules[name] = nn.Identity()

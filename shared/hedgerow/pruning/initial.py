@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from hedgerow.errors import PruningError
-from hedgerow.pruning.density import LayerRule, erk, igq, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.density import LAYER_RULES, keep_top, keep_top_global, kept_count
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
@@ -21,9 +21,6 @@ DensityRuleName = Literal["global", "uniform", "erk", "igq"]
 
 SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude, "random": random, "lamp": lamp}
 """Those that look at the weights alone."""
-
-LAYER_RULES: dict[str, LayerRule] = {"uniform": uniform, "erk": erk, "igq": igq}
-"""Those that fix how many weights each layer keeps."""
 
 
 def initial_mask(

@@ -14,6 +14,9 @@ __all__ = ["Moves"]
 
 Number = TypeVar("Number", bound=np.generic)
 
+_BLOCK = 1 << 17
+"""So many weights at once, with a byte each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moves:
@@ -36,8 +39,16 @@ class Moves:
     def between(cls, old: Mask, new: Mask) -> Moves:
         """From `old` to `new`."""
         assert old.shapes == new.shapes, "the masks are of other tensors"
-        before, after = old.flat(), new.flat()
-        return cls(after[before], before[after])
+        stays, stayed = np.empty(old.kept, dtype=np.bool_), np.empty(new.kept, dtype=np.bool_)
+        left = right = 0
+        held, wanted = old.bits(), new.bits()
+        for begin in range(0, held.count, _BLOCK):
+            end = min(begin + _BLOCK, held.count)
+            before, after = held.between(begin, end), wanted.between(begin, end)
+            of_old, of_new = after[before], before[after]
+            stays[left : left + of_old.size], stayed[right : right + of_new.size] = of_old, of_new
+            left, right = left + of_old.size, right + of_new.size
+        return cls(stays, stayed)
 
     @property
     def grown(self) -> int:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from hedgerow.config import PoolEntry
-from hedgerow.pruning.density import jittered, keep_top
-from hedgerow.pruning.initial import LAYER_RULES, SALIENCIES, DensityRuleName, SaliencyName, initial_mask
+from hedgerow.pruning.density import LAYER_RULES, jittered, keep_top
+from hedgerow.pruning.initial import SALIENCIES, DensityRuleName, SaliencyName, initial_mask
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.seeds import derive_seed, numpy_generator

@@ -80,8 +80,13 @@ class Representation(ABC):
         return self.publish(np.zeros(1, dtype=np.float32))
 
     @abstractmethod
-    def drop_scores(self, state: Floats) -> Floats:
-        """(kept,) float32, at least 0: how much each kept weight matters; the smallest are pruned first."""
+    def drop_scores(self, state: Floats, *, mean: Floats | None = None) -> Floats:
+        """(kept,) float32, at least 0: how much each kept weight matters; the smallest are pruned first.
+
+        Args:
+            state: see above.
+            mean: (kept,) of the replies that it came from, if they are to have a say.
+        """
 
     @abstractmethod
     def grown(self, gradients: Floats) -> Floats:

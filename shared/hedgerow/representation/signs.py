@@ -51,6 +51,10 @@ from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["Signs", "dequantised", "layer_magnitudes", "quantised"]
 
+_TIE = np.float32(1024)
+_BEYOND_ZERO = 1.01
+"""Half the distance of levels, and a little: 0 has all that is nearer to it."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,28 @@ class Signs(Representation):
             return (state >= 0).astype(np.uint8)
         return quantised(state, levels=self.aggregation.levels)
 
-    def drop_scores(self, state: Floats) -> Floats:
-        """|θ|: how sure the clients are of a sign."""
-        scores: Floats = np.abs(state)
-        return scores
+    def drop_scores(self, state: Floats, *, mean: Floats | None = None) -> Floats:
+        """How sure the clients are of a sign: |θ| over all rounds, |mean vote| in this one, or the larger of both.
+
+        Of equal margins those of a smaller |θ| go first, as few voices give few different ones. Without a mean it is
+        |θ|.
+        """
+        theta: Floats = np.abs(state)
+        if mean is None or self.settings.drop == "theta":
+            return theta
+        margin = np.abs(mean)
+        scores: Floats = np.maximum(theta, margin) if self.settings.drop == "both" else margin + theta / _TIE
+        return scores.astype(np.float32)
 
     def grown(self, gradients: Floats) -> Floats:
-        """θ = -sign(g) · initial_vote: the sign that lowers the loss, as easy to flip as those at initialization."""
-        grown: Floats = np.float32(self.settings.initial_vote) * -np.sign(gradients)
+        """θ = -sign(g) · initial_vote: the sign that lowers the loss, as easy to flip as those at initialization.
+
+        With an odd number of levels it is at least so large that its level is not 0, which reads as +.
+        """
+        size = self.settings.initial_vote
+        if self.aggregation.signs != "vote" and self.aggregation.levels % 2:
+            size = max(size, _BEYOND_ZERO / (self.aggregation.levels - 1))
+        grown: Floats = np.float32(size) * -np.sign(gradients)
         return grown.astype(np.float32)
 
     def start(self, published: Published) -> Floats:
@@ -261,11 +279,10 @@ def layer_magnitudes(model: nn.Module, mask: Mask, *, kind: str) -> dict[str, Te
         kind: `constant`: √(2 / kept fan-in), He et al. 2015 with the fan-in that is left, averaged over the outputs
             (after SynFlow, which would see equal scores in a layer of equal weights); `random`: |w| at initialization.
     """
-    index = mask.kept_indices()
     if kind == "random":
         weights = dict(model.named_parameters())
-        return {name: weights[name].detach().flatten()[i.long()].abs() for name, i in index.items()}
-    fan_in = {name: i.numel() / mask.shapes[name][0] for name, i in index.items()}
+        return {name: weights[name].detach().flatten().index_select(0, mask.kept_index(name)).abs() for name in mask}
+    fan_in = {name: kept / mask.shapes[name][0] for name, kept in mask.layer_kept().items()}
     return {name: torch.tensor(math.sqrt(2 / max(fan, 1.0))) for name, fan in fan_in.items()}
 
 

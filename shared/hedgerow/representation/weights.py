@@ -43,8 +43,8 @@ class Weights(Representation):
         """The values in the precision of `wire.down`."""
         return self._values.publish(state)
 
-    def drop_scores(self, state: Floats) -> Floats:
-        """|w|, as RigL has it (Evci et al. 2020, arXiv 1911.11134)."""
+    def drop_scores(self, state: Floats, *, mean: Floats | None = None) -> Floats:
+        """|w|, as RigL has it (Evci et al. 2020, arXiv 1911.11134); the state is the mean."""
         scores: Floats = np.abs(state)
         return scores
 

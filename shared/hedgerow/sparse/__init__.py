@@ -1,5 +1,6 @@
 """Networks that store their kept weights only, and compute with nothing else where that is faster."""
 
+from hedgerow.sparse.folding import folded
 from hedgerow.sparse.growth import TopK, largest_gradients
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 from hedgerow.sparse.network import (
@@ -34,6 +35,7 @@ __all__ = [
     "choose_paths",
     "float_names",
     "float_tensors",
+    "folded",
     "gather_kept",
     "largest_gradients",
     "read_vector",

@@ -139,7 +139,9 @@ def set_paths(network: nn.Module, paths: Mapping[str, Path]) -> None:
 def store(network: nn.Module, activations: Activations) -> None:
     """Lets every converted module store so what it keeps for the backward, in place."""
     for module in network.modules():
-        if isinstance(module, KernelLayer | KernelNorm | StoredReLU | FusedBasicBlock):
+        if isinstance(module, KernelLayer):
+            module.activations = activations.of(standard=module.standard)
+        elif isinstance(module, KernelNorm | StoredReLU | FusedBasicBlock):
             module.activations = activations
 
 

@@ -20,11 +20,24 @@ def gradient_pieces(
 ) -> Iterator[tuple[int, Tensor]]:
     """The gradient of a layer's dense weight, in pieces: the flat position where each begins, and (n,) float32.
 
+    Of a standardised weight it is that of what it is made of, but for what all weights of an output share, which would
+    move them together.
+
     Args:
         layer: the layer.
         found: of each time that it ran, its input and the gradient of its output; at least one.
         most: values of a piece. One output of a convolution may be more, and of a `SparseOther` it is everything.
     """
+    factor, size = layer.row_factor(), layer.dense_shape[1:].numel()
+    for begin, piece in _pieces(layer, found, most=most):
+        if factor is not None:
+            # Either whole outputs, or a part of one.
+            outputs = factor[begin // size : -(-(begin + piece.numel()) // size)]
+            piece.view(len(outputs), -1).mul_(outputs[:, None])
+        yield begin, piece
+
+
+def _pieces(layer: SparseLayer, found: list[tuple[Tensor, Tensor]], *, most: int) -> Iterator[tuple[int, Tensor]]:
     match layer:
         case SparseLinear():
             yield from _linear_pieces(layer, found, most=most)

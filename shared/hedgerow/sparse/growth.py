@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hedgerow.activations import Exact, Storage
 from hedgerow.errors import TrainingError
+from hedgerow.sparse.conversion import kernel_layers, set_paths
 from hedgerow.sparse.gradient_pieces import gradient_pieces
 from hedgerow.sparse.index import KeptIndex
 from hedgerow.sparse.layers import SparseConv2d, SparseLayer, SparseLinear
@@ -95,12 +97,16 @@ def largest_gradients(
 
     One forward and one backward pass, in training mode, as local training has it: norms take the statistics of the
     batch. Only those parts of the backward pass are done that lead to these layers, and no gradient of a kept weight is
-    made. `SparseOther`, of which only autograd knows the gradient, has the dense one of that one layer for a moment; it
-    has its dense weight all the while. The search in a layer is the `phase` "growth." and the tensor's name.
+    made. All layers compute by the dense path meanwhile, and inputs of the layers that are asked are stored as these
+    store them in training; others store none. `SparseOther`, of which only autograd knows the gradient, has the dense
+    one of that one layer for a moment; it has its dense weight all the while. The search in a layer is the `phase`
+    "growth." and the tensor's name.
+
+    Of standardised weights it is the gradient of what they are made of, but for what all weights of an output share.
 
     Args:
-        module: a network of `sparsify` on the dense path and without conversion, `kernels="dense"`. It comes out as it
-            went in: parameters, gradients (which are none), buffers, modes.
+        module: a network of `sparsify`. It comes out as it went in: parameters, gradients (which are none), buffers,
+            modes, paths.
         counts: how many to find of each prunable tensor, by its name in the dense network; at least 0.
         loss: runs `module` on a batch; (), its mean loss.
         relative: multiply the gradients of a layer that goes right into a batch norm by the standard deviations that
@@ -120,20 +126,25 @@ def largest_gradients(
         if isinstance(layer, SparseLayer)
     }
     with undisturbed(module), _frozen(module):
+        # There a layer's input and output are where hooks see them.
+        set_paths(module, dict.fromkeys(kernel_layers(module), "dense"))
         module.train()
         handles = [one.layer.register_forward_hook(one.tap) for one in asked.values()]
         handles += _spread_hooks(module, asked.values()) if relative else []
         try:
             value = loss()
+            if not isfinite(value.item()):
+                raise TrainingError(
+                    f"the loss became {value.item()} where gradients were asked for; lower the step sizes"
+                )
+            if value.requires_grad:
+                # What is recomputed runs here, and is looked at then.
+                value.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         finally:
             for handle in handles:
                 handle.remove()
             for one in asked.values():
                 one.output = None
-        if not isfinite(value.item()):
-            raise TrainingError(f"the loss became {value.item()} where gradients were asked for; lower the step sizes")
-        if value.requires_grad:
-            value.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         for one in asked.values():
             one.finish()
     nothing = TopK(0)
@@ -178,6 +189,7 @@ class _Asked:
     layer: SparseLayer
     top: TopK
     runs: int = 0
+    again: int = 0
     found: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     spread: Tensor | None = None
     """(outputs,) what each output's gradients are multiplied by."""
@@ -186,12 +198,22 @@ class _Asked:
 
     def tap(self, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A forward hook."""
-        self.runs += 1
+        if not torch.is_grad_enabled():
+            # In a block that runs again in the backward.
+            self.runs, self.again = self.runs + 1, self.again + 1
+            return output
+        if self.again:
+            self.again -= 1
+        else:
+            self.runs += 1
         # Something has to want a gradient, or autograd would not come by; of nothing, it costs nothing.
         anchor = torch.empty(0, requires_grad=True)
         # A view cannot be changed in place here and later once more.
         output = output.clone() if output._is_view() else output
-        self.output = cast(Tensor, _Tap.apply(output, arguments[0].detach(), anchor, self.take))  # type: ignore[no-untyped-call]  # torch does not type it
+        x = arguments[0]
+        # What nobody wants the gradient of is the batch, which the caller holds anyway.
+        storage = self.layer.activations.inputs if x.requires_grad and x.dim() >= 2 else Exact()
+        self.output = cast(Tensor, _Tap.apply(output, x.detach(), anchor, storage, self.take))  # type: ignore[no-untyped-call]  # torch does not type it
         return self.output
 
     def take(self, x: Tensor, grad: Tensor) -> None:
@@ -222,19 +244,26 @@ class _Tap(torch.autograd.Function):
     """The identity, which shows who asks the input of a layer and the gradient of its output."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, anchor: Tensor, take: Callable[[Tensor, Tensor], None]) -> Tensor:
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        x: Tensor,
+        anchor: Tensor,
+        storage: Storage,
+        take: Callable[[Tensor, Tensor], None],
+    ) -> Tensor:
         # In place, as it is no view then, which a ReLU in place would not take.
         ctx.mark_dirty(output)
+        packed = storage.pack(x)
         # Saved by autograd, which notices if it is changed before the backward.
-        ctx.save_for_backward(x)
-        ctx.take = take
+        ctx.save_for_backward(*packed.tensors)
+        ctx.restore, ctx.take = packed.restore, take
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        ctx.take(x, grads[0])
-        return (grads[0] if ctx.needs_input_grad[0] else None), None, None, None
+        ctx.take(ctx.restore(ctx.saved_tensors), grads[0])
+        return (grads[0] if ctx.needs_input_grad[0] else None), None, None, None, None
 
 
 def _take_piece(layer: SparseLayer, top: TopK, begin: int, piece: Tensor) -> None:

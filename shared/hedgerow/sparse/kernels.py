@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,9 +25,12 @@ __all__ = [
     "conv_backward_input",
     "conv_backward_weight",
     "conv_forward",
+    "free_scratch",
     "gather",
     "output_size",
     "scatter",
+    "scratch_bytes",
+    "scratch_held",
 ]
 
 _Pair = tuple[int, int]
@@ -91,6 +95,42 @@ def output_size(size: _Pair, geometry: Geometry) -> _Pair:
     if height < 1 or width < 1:
         raise ModelError(f"an input of {size[0]}x{size[1]} is smaller than {geometry}; use a larger input")
     return height, width
+
+
+def scratch_bytes(
+    x: tuple[int, int, int, int], weight: tuple[int, ...], geometry: Geometry, *, kept: int, threads: int
+) -> tuple[int, int, int]:
+    """Working memory in bytes of `conv_forward`, `conv_backward_input` and `conv_backward_weight`.
+
+    Args:
+        x: (C, H, W, N), the shape of the input planes.
+        weight: shape of the dense weight.
+        geometry: of the convolution.
+        kept: number of kept weights.
+        threads: that compute.
+
+    Raises:
+        ModelError: the kernel is larger than the padded input.
+    """
+    shape, _ = _conv_shape(x, weight, geometry)
+    forward, back, grad = (_scratch_size(shape, phase, kept, threads) for phase in _Pass)
+    return forward, back, grad
+
+
+def scratch_held(sizes: Iterable[int], *, threads: int) -> int:
+    """How many bytes of working memory stay from call to call, where calls need `sizes`: the largest that may stay.
+
+    >>> scratch_held([1000, 3000, 1 << 30], threads=1)
+    3000
+    """
+    return max((size for size in sizes if size <= _REUSED * threads), default=0)
+
+
+def free_scratch() -> int:
+    """Frees the working memory that this thread's calls have left for the next one, and says how many bytes it had."""
+    held: Tensor | None = getattr(_held, "scratch", None)
+    _held.scratch = None
+    return 0 if held is None else held.numel()
 
 
 def conv_forward(
@@ -231,11 +271,17 @@ def gather(dense: Tensor, index: KeptIndex) -> Tensor:
 
 def _shape(x: tuple[int, ...], index: KeptIndex, geometry: Geometry) -> tuple[ctypes.Array[ctypes.c_int64], _Pair]:
     """The library's ConvShape, and (H', W')."""
+    assert index.row_size == index.shape[1] * geometry.kernel[0] * geometry.kernel[1], "the index is of another kernel"
+    return _conv_shape(x, index.shape, geometry)
+
+
+def _conv_shape(
+    x: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry
+) -> tuple[ctypes.Array[ctypes.c_int64], _Pair]:
     channels, height, width, batch = x
-    outputs, inputs = index.shape[:2]
-    assert channels == inputs * geometry.groups, f"{channels} channels for a weight of {index.shape}"
+    outputs, inputs = weight[:2]
+    assert channels == inputs * geometry.groups, f"{channels} channels for a weight of {weight}"
     assert outputs % geometry.groups == 0, "groups divide the outputs"
-    assert index.row_size == inputs * geometry.kernel[0] * geometry.kernel[1], "the index is of another kernel"
     out = output_size((height, width), geometry)
     pairs = (*geometry.kernel, *geometry.stride, *geometry.padding, *geometry.dilation)
     numbers = (batch, channels, height, width, outputs, *out, *pairs, geometry.groups)
@@ -244,16 +290,22 @@ def _shape(x: tuple[int, ...], index: KeptIndex, geometry: Geometry) -> tuple[ct
 
 def _scratch(shape: ctypes.Array[ctypes.c_int64], phase: _Pass, kept: int) -> tuple[Tensor, int]:
     """Working memory, and the number of threads that it is for."""
-    threads, size = torch.get_num_threads(), ctypes.c_int64()
-    _SCRATCH(ctypes.addressof(shape), int(phase), kept, threads, ctypes.addressof(size))
-    if size.value > _REUSED * threads:
-        return torch.empty(size.value, dtype=torch.uint8), threads
+    threads = torch.get_num_threads()
+    size = _scratch_size(shape, phase, kept, threads)
+    if size > _REUSED * threads:
+        return torch.empty(size, dtype=torch.uint8), threads
     # A fresh block costs a page fault every 4 KB, which is as much as the copy of the input into it.
     held: Tensor | None = getattr(_held, "scratch", None)
-    if held is None or held.numel() < size.value:
+    if held is None or held.numel() < size:
         _held.scratch = held = None  # frees the smaller one first
-        _held.scratch = held = torch.empty(size.value, dtype=torch.uint8)
+        _held.scratch = held = torch.empty(size, dtype=torch.uint8)
     return held, threads
+
+
+def _scratch_size(shape: ctypes.Array[ctypes.c_int64], phase: _Pass, kept: int, threads: int) -> int:
+    size = ctypes.c_int64()
+    _SCRATCH(ctypes.addressof(shape), int(phase), kept, threads, ctypes.addressof(size))
+    return size.value
 
 
 def _kept(index: KeptIndex) -> tuple[int, int, int]:

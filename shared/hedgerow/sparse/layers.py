@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from hedgerow.activations import Activations, Exact
+from hedgerow.models.standard import StandardModule
+from hedgerow.models.standard import Statistics as Counted
 from hedgerow.native.library import status
 from hedgerow.sparse.functions import Convolution, Statistics, convolve
 from hedgerow.sparse.index import KeptIndex, kept_index
 from hedgerow.sparse.kernels import Geometry
 from hedgerow.sparse.layout import logical, planes
 from hedgerow.sparse.scattered import Positions, scatter, scattered_conv, scattered_linear
+from hedgerow.sparse.standardising import row_factor, standardised
 from hedgerow.sparse.values import SignEstimator, SignThrough
 
 __all__ = [
@@ -53,6 +56,7 @@ class KernelLayer(nn.Module):
     estimator: SignEstimator = "identity"
     magnitude: Tensor | None
     bias: nn.Parameter | None
+    gain: nn.Parameter | None
     rows: Tensor
     codes: Tensor
 
@@ -70,6 +74,11 @@ class KernelLayer(nn.Module):
     def dense_shape(self) -> torch.Size:
         """Shape of the dense weight."""
         raise NotImplementedError
+
+    @property
+    def standard(self) -> bool:
+        """Whether it computes with standardised weights."""
+        return self.gain is not None
 
     def take(self, path: Path) -> None:
         """Computes by `path` from now on."""
@@ -91,17 +100,22 @@ class KernelLayer(nn.Module):
         """Planes to planes on the native path, after a norm and ReLU that may precede it (see `functions.convolve`)."""
         # What nobody wants the gradient of is the batch, which the caller holds anyway.
         activations = self.activations if z.requires_grad else Activations()
+        values, magnitude = self._operand()
         task = Convolution(
             index=self.kept_index(),
             geometry=self.geometry,
-            magnitude=self.magnitude,
+            magnitude=magnitude,
             estimator=self.estimator,
             statistics=statistics,
             relu=relu,
             activations=activations,
             saving=torch.is_grad_enabled(),
         )
-        return convolve(z, self.trained, self.bias, task, norm=norm)
+        return convolve(z, values, self.bias, task, norm=norm)
+
+    def _operand(self) -> tuple[Tensor, Tensor | None]:
+        """What the kernels take: values, or scores of signs and their magnitude."""
+        return self.trained, self.magnitude
 
     def _hold(self, index: KeptIndex | None) -> None:
         self.register_buffer("rows", None if index is None else index.rows, persistent=False)
@@ -121,9 +135,12 @@ class SparseLayer(KernelLayer):
             them, else None.
         index: (k,) int32, flat row-major positions of the kept weights; None where there are `rows` and `codes`.
         magnitude: None, or the frozen size of the signed weights: () or (k,) float32.
+        gain: None, or (outputs,) parameter: what `kept` stands for is standardised, and each output's has this size.
+        statistics: which weights of an output that rests on.
     """
 
     index: Tensor | None
+    statistics: Counted = "kept"
 
     def __init__(self, *, shape: torch.Size, index: Tensor, bias: Tensor | None, compact: bool = True) -> None:
         super().__init__()
@@ -134,11 +151,19 @@ class SparseLayer(KernelLayer):
         self.register_buffer("magnitude", None, persistent=False)
         self.kept = nn.Parameter(torch.zeros(index.numel()))
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.gain = None
 
     @property
     def trained(self) -> nn.Parameter:
         """`kept`."""
         return self.kept
+
+    def standardise(self, dense: StandardModule) -> None:
+        """Makes it compute with standardised weights as `dense` does."""
+        self.gain = nn.Parameter(dense.gain.detach().clone())
+        self.statistics = dense.statistics
+        if self.index is not None:
+            self.rows = kept_index(self.index, self.shape).rows
 
     def signed(self, magnitude: Tensor, *, estimator: SignEstimator) -> None:
         """Makes `kept` the scores of signs: the weight is magnitude · sign(score), with sign(0) = +1."""
@@ -146,11 +171,34 @@ class SparseLayer(KernelLayer):
         self.estimator = estimator
 
     def values(self) -> Tensor:
-        """(k,) the kept weights, differentiable with respect to `kept`."""
+        """(k,) the kept weights, differentiable with respect to `kept`, and `gain` if there is one."""
+        values = self._signed()
+        if self.gain is None:
+            return values
+        return standardised(values, self.gain, rows=self.rows, fan_in=self._fan_in, statistics=self.statistics)
+
+    def row_factor(self) -> Tensor | None:
+        """(outputs,) what a gradient of standardised weights is multiplied by to be one of `kept`; None without.
+
+        What all weights of an output share of such a gradient is left out.
+        """
+        if self.gain is None:
+            return None
+        values = self._signed()
+        return row_factor(values, self.gain, rows=self.rows, fan_in=self._fan_in, statistics=self.statistics)
+
+    @property
+    def _fan_in(self) -> int:
+        return self.shape[1:].numel()
+
+    def _signed(self) -> Tensor:
         if self.magnitude is None:
             return self.kept
         values = SignThrough.apply(self.kept, self.magnitude, self.estimator)  # type: ignore[no-untyped-call]  # torch does not type it
         return cast(Tensor, values)
+
+    def _operand(self) -> tuple[Tensor, Tensor | None]:
+        return super()._operand() if self.gain is None else (self.values(), None)
 
     def extra_repr(self) -> str:
         """Shape and density, for printing a model."""
@@ -229,6 +277,7 @@ class _WholeLayer(KernelLayer):
 
     weight: nn.Parameter
     magnitude = None
+    gain = None
 
     @property
     def trained(self) -> nn.Parameter:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hedgerow.activations import Activations
 from hedgerow.codec import Bits, Floats
 from hedgerow.errors import ModelError
+from hedgerow.models.standard import StandardConv2d, StandardLinear, StandardModule
 from hedgerow.native.library import status
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.sparse.conversion import (
@@ -94,16 +95,15 @@ def write_vector(tensors: list[Tensor], vector: Floats) -> None:
 
 def gather_kept(weights: dict[str, Tensor], mask: Mask) -> Floats:
     """The kept weights of dense tensors, in the mask's order: (mask.kept,) float32."""
-    index = mask.kept_indices()
-    return read_vector([weights[name].detach().flatten()[index[name].long()] for name in index])
+    return read_vector([weights[name].detach().flatten().index_select(0, mask.kept_index(name)) for name in mask])
 
 
 @torch.no_grad()
 def scatter_kept(model: nn.Module, mask: Mask, values: Floats) -> None:
     """Writes kept weights into a dense model, in place; every pruned weight becomes 0."""
     weights, start = prunable_tensors(model), 0
-    for name, index in mask.kept_indices().items():
-        flat = weights[name].view(-1)
+    for name in mask:
+        index, flat = mask.kept_index(name), weights[name].view(-1)
         flat.zero_()
         flat[index.long()] = torch.from_numpy(values[start : start + index.numel()].copy())
         start += index.numel()
@@ -148,7 +148,8 @@ def sparsify(
 ) -> KeptNetwork:
     """A copy of `model` whose prunable layers hold kept positions only, with all `kept` values 0.
 
-    The dense weights are not copied. Without `magnitudes`, layers that the mask keeps whole stay dense.
+    The dense weights are not copied. Without `magnitudes`, layers that the mask keeps whole stay dense, but for those
+    with standardised weights.
 
     Args:
         model: the dense network; it is not changed. It may be hollow, on torch's meta device; then everything is 0.
@@ -162,17 +163,20 @@ def sparsify(
             backward.
 
     Raises:
-        ModelError: several layers share one prunable weight, or there are no native kernels and `kernels` is `native`.
+        ModelError: several layers share one prunable weight, a layer with standardised weights is a subclass, or there
+            are no native kernels and `kernels` is `native`.
     """
     if kernels == "native" and not status().available:
         raise ModelError(f"there are no native kernels: {status().reason}; `hedgerow doctor` says more")
     weights = prunable_tensors(model)
     result = copy.deepcopy(model, memo={id(w): w for w in weights.values()})
     kept: dict[str, Tensor] = {}
-    for name, index in mask.kept_indices().items():
+    for name in mask:
+        index = mask.kept_index(name)
         path, _, _ = name.rpartition(".")
         layer = result.get_submodule(path)
-        if magnitudes is None and index.numel() == weights[name].numel():
+        whole = index.numel() == weights[name].numel()
+        if whole and magnitudes is None and not isinstance(layer, StandardModule):
             layer.weight = nn.Parameter(_filled(weights[name].detach().clone()))
             kept[name] = layer.weight
             continue
@@ -217,12 +221,30 @@ def _refuse_shared(result: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _sparse_layer(layer: nn.Module, index: Tensor) -> SparseLayer:
+    if isinstance(layer, StandardModule):
+        return _standard_layer(layer, index)
     # A subclass may compute something else with its weight, so only the exact types have a form of their own.
     if type(layer) is nn.Conv2d and plain_conv(layer):
         return SparseConv2d(dense=layer, index=index)
     if type(layer) is nn.Linear:
         return SparseLinear(dense=layer, index=index)
     return SparseOther(dense=layer, index=index)
+
+
+def _standard_layer(layer: StandardModule, index: Tensor) -> SparseLayer:
+    sparse: SparseLayer
+    if type(layer) is StandardConv2d and plain_conv(layer):
+        sparse = SparseConv2d(dense=layer, index=index)
+    elif type(layer) is StandardLinear:
+        sparse = SparseLinear(dense=layer, index=index)
+    else:
+        # Called with a scattered weight it would take the zeros for kept ones.
+        raise ModelError(
+            f"{type(layer).__name__} standardises its weights and cannot be pruned as it is: use StandardConv2d with "
+            "zeros as padding, given by numbers, or StandardLinear"
+        )
+    sparse.standardise(layer)
+    return sparse
 
 
 def _replaced(model: nn.Module, path: str, layer: nn.Module) -> nn.Module:

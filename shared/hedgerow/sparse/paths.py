@@ -240,7 +240,9 @@ def _signature(layer: KernelLayer) -> list[Any]:
     settings = [geometry.stride, geometry.padding, geometry.dilation, geometry.groups]
     stores = [type(storage.inputs).__name__, type(storage.values).__name__]
     signed = layer.magnitude is not None
-    return [list(layer.dense_shape), settings, _bucket(layer), signed, layer.bias is not None, stores]
+    shown = [list(layer.dense_shape), settings, _bucket(layer), signed, layer.bias is not None, stores]
+    # What was measured before there were such layers stays known.
+    return [*shown, "standard"] if layer.standard else shown
 
 
 def _bucket(layer: KernelLayer) -> int | None:

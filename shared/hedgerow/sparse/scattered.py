@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hedgerow.activations import Exact, Storage
+from hedgerow.activations.layout import layout_of
 from hedgerow.native.library import status
 from hedgerow.sparse import kernels
 from hedgerow.sparse.index import KeptIndex
@@ -79,14 +80,22 @@ def _storage(x: Tensor, storage: Storage | None) -> Storage | None:
 
 
 def _pack(ctx: Any, x: Tensor, values: Tensor, storage: Storage | None) -> None:
+    ctx.restore, ctx.layout = None, layout_of(x)
+    if not ctx.needs_input_grad[1]:
+        # Only the gradient of the weight reads the input.
+        ctx.save_for_backward(values)
+        return
     packed = Exact().pack(x) if storage is None else storage.pack(x)
     ctx.restore = packed.restore
     ctx.save_for_backward(values, *packed.tensors)
 
 
 def _unpack(ctx: Any) -> tuple[Tensor, Tensor]:
+    """The input, or where nothing reads it one of its layout with any values; and the kept weights."""
     values, *packed = ctx.saved_tensors
-    return ctx.restore(tuple(packed)), values
+    # Its layout decides how torch computes the gradient of the input.
+    x = ctx.layout.empty() if ctx.restore is None else ctx.restore(tuple(packed))
+    return x, values
 
 
 def _gather(dense: Tensor, index: Positions) -> Tensor:

@@ -87,7 +87,7 @@ class RunMetrics:
         self._density = self._unknown("hedgerow_density_ratio", "Kept fraction of all prunable weights.")
         self._layers = Gauge("hedgerow_layer_density_ratio", "Kept fraction of a layer.", ["layer"], registry=of)
         self._kept = self._unknown("hedgerow_kept_weights", "Number of kept weights.")
-        self._churn = self._unknown("hedgerow_mask_churn_ratio", "Kept weights that the last round exchanged.")
+        self._churn = self._unknown("hedgerow_mask_churn_ratio", "Kept weights that grew in the last round.")
         self._candidates = Gauge(
             "hedgerow_candidate_loss_nats",
             "Loss on the devices of a candidate for the first mask; candidates are counted from 1.",
@@ -95,10 +95,9 @@ class RunMetrics:
             registry=of,
         )
         self._selected = self._unknown("hedgerow_candidate_selected", "The candidate that was chosen, counted from 1.")
-        self._adjustments = Counter("hedgerow_adjustments_total", "Rounds that exchanged weights.", registry=of)
-        self._exchanged = Counter(
-            "hedgerow_exchanged_weights_total", "Weights that were pruned while as many others grew.", registry=of
-        )
+        self._adjustments = Counter("hedgerow_adjustments_total", "Rounds that adjusted the mask.", registry=of)
+        self._pruned = Counter("hedgerow_pruned_weights_total", "Weights that adjustments pruned.", registry=of)
+        self._grown = Counter("hedgerow_grown_weights_total", "Weights that grew in adjustments.", registry=of)
         self._recalibrations = Counter(
             "hedgerow_recalibrations_total", "Times that devices measured the statistics of batch-norm.", registry=of
         )
@@ -194,7 +193,8 @@ class RunMetrics:
             _labelled(self._failed, failure.kind, FAILURES).inc()
         if record.adjustment is not None:
             self._adjustments.inc()
-            _add(self._exchanged, record.adjustment.weights)
+            _add(self._pruned, record.adjustment.weights)
+            _add(self._grown, sum(record.adjustment.grown.values()))
         if record.recalibration is not None:
             self._recalibrations.inc()
             self._replies.labels("folded").inc(record.recalibration.replies)

@@ -18,8 +18,10 @@ __all__ = [
     "AdjustmentRecord",
     "CandidateRecord",
     "Failure",
+    "LevelRecord",
     "Measured",
     "PhaseBytes",
+    "PlanRecord",
     "RecalibrationRecord",
     "RoundRecord",
     "SectionBytes",
@@ -50,7 +52,7 @@ class SectionBytes(_Record):
 
 
 class PhaseBytes(_Record):
-    """Bytes that one client's training held at most in each phase of a step: network and optimisers' state included."""
+    """Bytes that one client's training held at most in each phase: network and optimisers' state included."""
 
     forward: int
     """Running the network; activations are kept for the backward pass."""
@@ -58,11 +60,13 @@ class PhaseBytes(_Record):
     """Making the gradients; activations go."""
     update: int
     """The optimiser's step."""
+    growth: int = 0
+    """After training, looking for gradients of pruned weights; 0 in rounds that do not adjust the mask."""
 
     @property
     def peak(self) -> int:
         """The largest of them."""
-        return max(self.forward, self.backward, self.update)
+        return max(self.forward, self.backward, self.update, self.growth)
 
 
 class Measured(_Record):
@@ -123,17 +127,53 @@ class SelectionRecord(_Record):
 
 
 class AdjustmentRecord(_Record):
-    """An exchange of weights at the end of a round: the least important were pruned, as many others grew."""
+    """A change of the mask at the end of a round: the least important weights were pruned, others grew."""
 
     block: int
     """0 holds the output of the network, the last the input."""
-    exchanged: dict[str, int]
-    """Number of weights that were pruned, and as many that grew, by tensor."""
+    pruned: dict[str, int]
+    """Number of weights that were pruned, by tensor."""
+    grown: dict[str, int]
+    """Number of weights that grew, by tensor; in an exchange as many as were pruned."""
 
     @property
     def weights(self) -> int:
-        """Number of weights that were pruned in all tensors; as many grew."""
-        return sum(self.exchanged.values())
+        """Number of weights that were pruned in all tensors."""
+        return sum(self.pruned.values())
+
+    @property
+    def exchange(self) -> bool:
+        """Whether as many grew as were pruned, in each tensor."""
+        return self.grown == self.pruned
+
+
+class LevelRecord(_Record):
+    """What devices trained of one part of the network in a round."""
+
+    level: int
+    """0 is the whole; each further one is inside the one before."""
+    kept: int
+    """Number of weights that it kept in this round."""
+    replies: int
+    """Devices whose reply was folded."""
+    examples: int
+    """Training samples behind those."""
+
+
+class PlanRecord(_Record):
+    """Devices said, before their first round, which part of the network they have memory for."""
+
+    levels: dict[int, int]
+    """How many chose each level."""
+    refused: int
+    """How many have too little memory for each part; they are not asked again until the coordinator starts anew."""
+    least_bytes: int | None = None
+    """What would do for the one of those that lacks least, as it said; None where there are none."""
+    failures: tuple[Failure, ...] = ()
+    bytes_up: int
+    """Length of all messages from clients, as encoded, envelope included."""
+    bytes_down: int
+    """Length of all messages to clients, as encoded, envelope included."""
 
 
 class RecalibrationRecord(_Record):
@@ -198,33 +238,39 @@ class RoundRecord(_Record):
     selection: SelectionRecord | None = None
     """How the mask was chosen; only round 0 can have it. Its bytes and replies are not among those of the round."""
     adjustment: AdjustmentRecord | None = None
-    """What this round exchanged in the mask; None in rounds that exchange nothing."""
+    """What this round pruned and grew; None in rounds that leave the mask."""
+    levels: tuple[LevelRecord, ...] = ()
+    """Where devices train parts of the network: what came of each. All else is said of the largest part that was ever
+    trained, which is the network that a run delivers."""
+    plans: PlanRecord | None = None
+    """What devices said of their memory before this round; None where nobody was asked. Its bytes are not among those
+    of the round."""
     recalibration: RecalibrationRecord | None = None
     """What it took to renew the statistics before this round's evaluation; not among the round's own bytes."""
     measured: Measured
 
     @property
     def all_bytes_up(self) -> int:
-        """`bytes_up`, with those of the selection and of the recalibration."""
+        """`bytes_up`, with those of the selection, of the plans and of the recalibration."""
         return self.bytes_up + sum(step.bytes_up for step in self._beside())
 
     @property
     def all_bytes_down(self) -> int:
-        """`bytes_down`, with those of the selection and of the recalibration."""
+        """`bytes_down`, with those of the selection, of the plans and of the recalibration."""
         return self.bytes_down + sum(step.bytes_down for step in self._beside())
 
     @property
     def all_entropy_up(self) -> float:
-        """`entropy_up`, with the bytes of selection and recalibration, which have no bound of their own."""
+        """`entropy_up`, with the bytes of what is beside the round, which have no bound of their own."""
         return self.entropy_up + self.all_bytes_up - self.bytes_up
 
     @property
     def all_entropy_down(self) -> float:
-        """`entropy_down`, with the bytes of selection and recalibration, which have no bound of their own."""
+        """`entropy_down`, with the bytes of what is beside the round, which have no bound of their own."""
         return self.entropy_down + self.all_bytes_down - self.bytes_down
 
-    def _beside(self) -> list[SelectionRecord | RecalibrationRecord]:
-        return [step for step in (self.selection, self.recalibration) if step is not None]
+    def _beside(self) -> list[SelectionRecord | PlanRecord | RecalibrationRecord]:
+        return [step for step in (self.selection, self.plans, self.recalibration) if step is not None]
 
 
 def read_records(path: Path) -> list[RoundRecord]:

@@ -6,6 +6,8 @@ import math
 import re
 import unicodedata
 
+from hedgerow.errors import ConfigError
+
 __all__ = [
     "MISSING",
     "bytes_text",
@@ -14,12 +16,17 @@ __all__ = [
     "factor_text",
     "finite",
     "number_text",
+    "parse_bytes",
     "percent_text",
     "seconds_text",
+    "size_text",
     "tick_text",
 ]
 
 MISSING = "–"
+_SIZE = re.compile(r"(\d{1,16}(?:\.\d{1,16})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_MAX_BYTES = 1 << 50
 
 
 def finite(value: float | None) -> float | None:
@@ -45,6 +52,25 @@ def bytes_text(value: float | None) -> str:
         if abs(size) < 999.5:
             return f"{size:.0f} {unit}"
     return f"{size / 1000:,.1f} PB"
+
+
+def parse_bytes(text: str) -> int:
+    """Reads a number of bytes.
+
+    Raises:
+        ConfigError: it is none, or not between 1 MB and 1 PB.
+
+    >>> parse_bytes("512MB"), parse_bytes("1.5 GiB"), parse_bytes("2000000")
+    (512000000, 1610612736, 2000000)
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"memory: found {text!r}; write it as 512MB, 1.5GB or 1GiB")
+    number, unit, binary = match.groups()
+    size = int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
+    if not 1_000_000 <= size <= _MAX_BYTES:
+        raise ConfigError(f"memory: found {text!r}; give at least 1MB, and at most 1000TB")
+    return size
 
 
 def count_text(value: float | None) -> str:
@@ -126,6 +152,15 @@ def tick_text(text: str) -> str:
     ('80%', '3 MB', '2.5%')
     """
     return re.sub(r"\.0+(?=%| |$)", "", text)
+
+
+def size_text(size: float) -> str:
+    """Bytes in a sentence, where a decimal that is zero only takes room.
+
+    >>> size_text(96_000_000), size_text(8_240_000)
+    ('96 MB', '8.2 MB')
+    """
+    return tick_text(bytes_text(size))
 
 
 def clean_text(text: str, limit: int = 300) -> str:

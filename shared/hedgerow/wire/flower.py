@@ -45,7 +45,14 @@ __all__ = [
 PAYLOAD_STYPE = f"hedgerow.v{PAYLOAD_VERSION}"
 _PAYLOAD, _METRICS = "payload", "metrics"
 _ARRAY = "0"
-_CODES: dict[FailureKind, int] = {"device": 2, "transfer": 4, "lost": 5, "malformed": 101, "mismatch": 102}
+_CODES: dict[FailureKind, int] = {
+    "device": 2,
+    "transfer": 4,
+    "lost": 5,
+    "malformed": 101,
+    "mismatch": 102,
+    "memory": 103,
+}
 """Flower's codes for an exception in a ClientApp, a reply that cannot be had, and a node that cannot be reached; then
 codes that Flower does not use."""
 _NO_MESSAGE = 3
@@ -97,8 +104,9 @@ def assign_message_id(message: Message, identifier: str | None = None) -> str:
 
 
 def error_reply(reason: str, *, to: Message, kind: FailureKind = "device") -> Message:
-    """What stands for the reply of a client that raised (`device`) or cannot be reached (`lost`), or for a reply that
-    never came whole (`transfer`), is no message (`malformed`), or answers another request (`mismatch`)."""
+    """What stands for the reply of a client that raised (`device`), has too little memory (`memory`) or cannot be
+    reached (`lost`), or for a reply that never came whole (`transfer`), is no message (`malformed`), or answers another
+    request (`mismatch`)."""
     return Message(Error(_CODES[kind], reason), reply_to=to)
 
 

@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hedgerow.codec import densities
+from hedgerow.codec import masks as coding
+from hedgerow.codec.adaptive import Reader, Writer
 from hedgerow.codec.coded import Coded
 from hedgerow.codec.densities import Shape
 from hedgerow.codec.entropy import binary_entropy_bytes
-from hedgerow.codec.masks import decode_mask, decode_mask_delta, encode_mask, encode_mask_delta
+from hedgerow.codec.packed_bits import PackedBits
 from hedgerow.codec.symbols import Bits, pack_bits
 from hedgerow.errors import PayloadError
 from hedgerow.v1 import payload_pb2 as pb
@@ -22,6 +25,22 @@ SHAPES: list[Shape] = [(32, 3, 3, 3), (64, 32, 3, 3), (100, 1600), (10, 100)]
 drawn_masks = st.lists(st.lists(st.integers(0, 6), max_size=4).map(tuple), max_size=3).flatmap(
     lambda shapes: st.tuples(hnp.arrays(np.bool_, sum(math.prod(shape) for shape in shapes)), st.just(shapes))
 )
+
+
+def encode_mask(bits: Bits, *, shapes: list[Shape]) -> Coded:
+    return coding.encode_mask(PackedBits.from_bools(bits), shapes=shapes)
+
+
+def decode_mask(coded: Coded, count: int, *, shapes: list[Shape]) -> Bits:
+    return coding.decode_mask(coded, count, shapes=shapes).to_bools()
+
+
+def encode_mask_delta(new: Bits, old: Bits) -> Coded:
+    return coding.encode_mask_delta(PackedBits.from_bools(new), PackedBits.from_bools(old))
+
+
+def decode_mask_delta(coded: Coded, old: Bits) -> Bits:
+    return coding.decode_mask_delta(coded, PackedBits.from_bools(old)).to_bools()
 
 
 def count_of(shapes: list[Shape]) -> int:
@@ -85,6 +104,44 @@ def test_a_weight_in_an_empty_row_of_a_whole_column_is_not_kept() -> None:
 def test_masks_of_any_shapes_come_back(drawn: tuple[Bits, list[Shape]]) -> None:
     bits, shapes = drawn
     assert (decode_mask(encode_mask(bits, shapes=shapes), bits.size, shapes=shapes) == bits).all()
+
+
+@given(drawn_masks, st.integers(1, 9))
+@settings(max_examples=60)
+def test_how_many_weights_are_coded_at_once_changes_nothing(drawn: tuple[Bits, list[Shape]], block: int) -> None:
+    bits, shapes = drawn
+    old = np.roll(bits, 1)
+    whole, delta = encode_mask(bits, shapes=shapes), encode_mask_delta(bits, old)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (coding, densities):
+            patch.setattr(module, "_BLOCK", block)
+        assert encode_mask(bits, shapes=shapes) == whole
+        assert encode_mask_delta(bits, old) == delta
+        assert (decode_mask(whole, bits.size, shapes=shapes) == bits).all()
+        assert (decode_mask_delta(delta, old) == bits).all()
+
+
+@given(drawn_masks)
+@settings(max_examples=60)
+def test_a_writer_and_a_reader_have_the_same_densities_and_know_how_many_are_undecided(
+    drawn: tuple[Bits, list[Shape]],
+) -> None:
+    bits, shapes = drawn
+    writer, start = Writer(), 0
+    written = []
+    for shape in shapes:
+        stop = start + math.prod(shape)
+        if stop > start:
+            written.append((densities.code_tensor(writer, bits[start:stop], shape)[0], shape, bits[start:stop]))
+        start = stop
+    reader = Reader(writer.finish())
+    for sent, shape, here in written:
+        found, _ = densities.code_tensor(reader, None, shape)
+        levels = found.of(0, found.shape[0])
+        assert levels.tolist() == sent.of(0, sent.shape[0]).tolist()
+        assert found.undecided == sent.undecided == np.count_nonzero((levels != 0) & (levels != densities.GRID))
+        assert not here[levels == 0].any()
+        assert here[levels == densities.GRID].all()
 
 
 @pytest.mark.parametrize("density", [0.001, 0.05, 0.5, 0.95])

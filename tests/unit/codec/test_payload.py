@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from hedgerow.codec import (
     PAYLOAD_VERSION,
-    Bits,
     Context,
     Header,
     PackedBits,
@@ -44,6 +43,7 @@ SIGNS = PackedBits.from_bools(np.array([True, False, True]))
 COUNTS = np.array([0.5, -1.0], dtype=np.float32)
 VOTES = np.array([0, 7, 15, 15], dtype=np.uint8)
 SPARSE = np.arange(4000) % 400 == 17
+PACKED = PackedBits.from_bools(SPARSE)
 SHAPES = [(40, 100)]
 LIMIT = 10_000
 
@@ -54,7 +54,7 @@ def sections_of(*sections: Section) -> Sections:
 
 def full_payload(*, plain: bool) -> bytes:
     sections = [
-        plain_mask_section(SPARSE) if plain else mask_section(SPARSE, shapes=SHAPES),
+        plain_mask_section(PACKED) if plain else mask_section(PACKED, shapes=SHAPES),
         plain_bits_section(pb.KIND_SIGNS, SIGNS) if plain else signs_section(pb.KIND_SIGNS, SIGNS, groups=[2, 1]),
         plain_levels_section(pb.KIND_VOTES, VOTES, alphabet=16)
         if plain
@@ -67,14 +67,14 @@ def full_payload(*, plain: bool) -> bytes:
 PAYLOADS = {"plain": full_payload(plain=True), "entropy": full_payload(plain=False)}
 
 
-def read_all(data: bytes) -> tuple[Header, Bits, PackedBits, list[int], list[float]]:
+def read_all(data: bytes) -> tuple[Header, PackedBits, PackedBits, list[int], list[float]]:
     header, sections = decode_payload(data, limit=LIMIT)
     mask = read_mask(sections, SPARSE.size, shapes=SHAPES)
     signs = read_signs(sections, pb.KIND_SIGNS, SIGNS.count, groups=[2, 1])
     votes = read_levels(sections, pb.KIND_VOTES, VOTES.size, alphabet=16, contexts=[layer_context([1, 3])])
     counts = read_counts(sections, COUNTS.size)
-    assert mask.dtype == np.bool_
-    assert mask.size == SPARSE.size
+    assert mask.count == SPARSE.size
+    assert not mask.has_padding()
     assert signs.count == SIGNS.count
     assert not signs.has_padding()
     assert votes.size == VOTES.size
@@ -111,7 +111,7 @@ def test_what_is_encoded_is_read_back(coder: str) -> None:
     header, mask, signs, votes, counts = read_all(PAYLOADS[coder])
     assert header == BUILDING
     assert has_mask(decode_payload(PAYLOADS[coder], limit=LIMIT)[1])
-    assert np.array_equal(mask, SPARSE)
+    assert np.array_equal(mask.to_bools(), SPARSE)
     assert signs.data.tolist() == SIGNS.data.tolist()
     assert (votes, counts) == (VOTES.tolist(), COUNTS.tolist())
 
@@ -123,20 +123,22 @@ def test_a_payload_without_a_mask_says_so() -> None:
 
 def test_a_plain_mask_takes_the_smaller_codec() -> None:
     dense = np.random.default_rng(0).random(4000) < 0.5
-    assert plain_mask_section(dense).codec == pb.CODEC_BITS
-    assert len(plain_mask_section(dense).data) == 500
-    assert plain_mask_section(SPARSE).codec == pb.CODEC_GAPS_ZSTD
-    assert plain_mask_section(SPARSE).parameter == 10
-    assert len(plain_mask_section(SPARSE).data) < 500
+    half = plain_mask_section(PackedBits.from_bools(dense))
+    assert half.codec == pb.CODEC_BITS
+    assert len(half.data) == 500
+    assert plain_mask_section(PACKED).codec == pb.CODEC_GAPS_ZSTD
+    assert plain_mask_section(PACKED).parameter == 10
+    assert len(plain_mask_section(PACKED).data) < 500
     for bits in (dense, SPARSE, np.zeros(4000, dtype=np.bool_), np.ones(4000, dtype=np.bool_)):
-        for section in (plain_mask_section(bits), mask_section(bits, shapes=SHAPES)):
-            assert np.array_equal(read_mask(sections_of(section), 4000, shapes=SHAPES), bits)
+        packed = PackedBits.from_bools(bits)
+        for section in (plain_mask_section(packed), mask_section(packed, shapes=SHAPES)):
+            assert np.array_equal(read_mask(sections_of(section), 4000, shapes=SHAPES).to_bools(), bits)
 
 
 def test_sections_know_their_entropy_bounds() -> None:
     half = np.array([True, False] * 8)
     packed = PackedBits.from_bools(half)
-    assert plain_mask_section(half).entropy == 2.0
+    assert plain_mask_section(packed).entropy == 2.0
     assert plain_bits_section(pb.KIND_SIGNS, packed).entropy == 2.0
     # Shares 1/4, 1/4, 1/2: 1.5 bits a symbol.
     assert plain_levels_section(pb.KIND_VOTES, VOTES, alphabet=16).entropy == 0.75
@@ -277,7 +279,7 @@ def test_symbols_of_another_number_of_levels_are_refused() -> None:
 
 
 def test_a_mask_with_another_number_of_ones_is_refused() -> None:
-    section = plain_mask_section(SPARSE)
+    section = plain_mask_section(PACKED)
     for ones in (9, 11, 4001, 2**63):
         with pytest.raises(PayloadError):
             read_mask(sections_of(replace(section, parameter=ones)), SPARSE.size, shapes=SHAPES)

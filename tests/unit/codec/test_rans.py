@@ -1,7 +1,8 @@
 """The range coder: its bytes, computed by hand; that they are short; and what other bytes do to the reader."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hedgerow.codec import rans
-from hedgerow.codec.rans import PRECISION, Frequencies, decode, encode, lanes_of, normalised
+from hedgerow.codec.rans import PRECISION, Decoder, Encoder, Frequencies, decode, encode, lanes_of, normalised
 from hedgerow.codec.symbols import Levels
 from hedgerow.errors import PayloadError
 from hedgerow.native.library import Status, status
@@ -100,6 +101,40 @@ def test_symbols_go_to_the_lanes_in_turn() -> None:
     symbols = np.zeros(131_072, dtype=np.uint8)
     symbols[1] = 1
     assert encode(symbols, table, rows).hex() == "00000200" + "00400200"
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_native), False])
+@pytest.mark.parametrize("alphabet", [2, 7])
+@pytest.mark.parametrize("count", [1000, 2**17 + 3])
+def test_symbols_in_parts_give_the_bytes_of_the_whole_and_come_back(count: int, alphabet: int, native: bool) -> None:
+    symbols, rows, table = drawn(count, contexts=3, alphabet=alphabet)
+    whole = encode(symbols, table, rows)
+    parts = list(pairwise([0, 1, 40, count // 3, count // 3, count - 7, count]))
+    with nullcontext() if native else in_python():
+        encoder, decoder = Encoder(count, table), Decoder(whole, count, table)
+        for begin, end in reversed(parts):
+            encoder.put(symbols[begin:end], rows[begin:end])
+        assert encoder.finish() == whole
+        for begin, end in parts:
+            assert (decoder.take(end - begin, rows[begin:end]) == symbols[begin:end]).all()
+        decoder.finish()
+        cut = Decoder(whole[:-2], count, table)
+        for begin, end in parts:
+            cut.take(end - begin, rows[begin:end])
+        with pytest.raises(PayloadError, match="not a range coder's"):
+            cut.finish()
+
+
+def test_parts_of_other_than_all_symbols_are_a_mistake() -> None:
+    encoder, decoder = Encoder(2, HALVES), Decoder(encode(levels(1, 0), HALVES), 2, HALVES)
+    encoder.put(levels(1))
+    with pytest.raises(AssertionError, match="1 symbols are missing"):
+        encoder.finish()
+    with pytest.raises(AssertionError, match="more symbols than were announced"):
+        decoder.take(3)
+    decoder.take(1)
+    with pytest.raises(AssertionError, match="1 symbols were not taken"):
+        decoder.finish()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,11 @@ def join(
     state: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where it keeps what survives a kill.")] = None,
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory it may use, such as 512MB; what is free when absent."),
+        typer.Option(
+            metavar="SIZE",
+            help="Memory it may train in, beside what Python and torch take, such as 96MB; most of what is free when "
+            "absent. An experiment with budget.plan keeps to it.",
+        ),
     ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Threads that train; with more than 1 the last bits differ from a simulation's.")
@@ -59,11 +63,12 @@ def join(
 
     from rich.console import Console
 
-    from hedgerow.client.joining.machine import default_name, memory_bytes, parse_bytes
+    from hedgerow.client.joining.machine import default_budget, default_name
     from hedgerow.client.joining.progress import ConsoleProgress
     from hedgerow.client.joining.start import Joining, join_fleet
     from hedgerow.identity import check_name
     from hedgerow.references import is_reference
+    from hedgerow.units import parse_bytes
     from hedgerow.wire.addresses import parse_address
 
     place = parse_address(address)
@@ -74,6 +79,7 @@ def join(
     if certified is not None and name not in (None, certified):
         raise ConfigError(f"--name {name}: the identity is of {certified!r}; leave --name out")
     called = certified or check_name(name or default_name(part=None if part is None else part[0]))
+    budget = None if memory is None else parse_bytes(memory)
     joining = Joining(
         address=str(place),
         credentials=credentials,
@@ -82,7 +88,8 @@ def join(
         data_path=data_path,
         part=part,
         allowed_model=allow_model,
-        memory_bytes=memory_bytes() if memory is None else parse_bytes(memory),
+        memory_bytes=default_budget() if budget is None else budget,
+        budget=budget,
         threads=threads,
         state=state or _state_folder(called),
         once=once,

@@ -9,35 +9,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from hedgerow.errors import ConfigError
-
-__all__ = ["MAX_NAME", "cores", "default_name", "memory_bytes", "parse_bytes", "resident_bytes", "software"]
+__all__ = ["MAX_NAME", "cores", "default_budget", "default_name", "memory_bytes", "resident_bytes", "software"]
 
 MAX_NAME = 63
 """Characters of a device's name, at most."""
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_MAX_BYTES = 1 << 50
-
-
-def parse_bytes(text: str) -> int:
-    """Reads a number of bytes.
-
-    Raises:
-        ConfigError: it is none, or not between 1 MB and 1 PB.
-
-    >>> parse_bytes("512MB"), parse_bytes("1.5 GiB"), parse_bytes("2000000")
-    (512000000, 1610612736, 2000000)
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ConfigError(f"memory: found {text!r}; write it as 512MB, 1.5GB or 1GiB")
-    number, unit, binary = match.groups()
-    size = int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
-    if not 1_000_000 <= size <= _MAX_BYTES:
-        raise ConfigError(f"memory: found {text!r}; give at least 1MB, and at most 1000TB")
-    return size
 
 
 def default_name(*, part: int | None = None) -> str:
@@ -58,15 +33,25 @@ def software() -> str:
 
 
 def memory_bytes(root: Path = Path("/")) -> int:
-    """Bytes that may be used here: what the kernel says is available, or the limit of the control group if smaller.
+    """Bytes that may be used here: what the kernel says is available, or what the control group's limit leaves if that
+    is less.
 
     Args:
         root: where `proc` and `sys` are.
     """
-    found = [*_cgroup_limits(root), *_available(root)]
+    found = [*_cgroup_rests(root), *_available(root)]
     if not found:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(found)
+
+
+def default_budget(root: Path = Path("/")) -> int:
+    """Bytes that a device trains in where its user says nothing: 0.8 of what is free, as others use some of it too.
+
+    Args:
+        root: as in `memory_bytes`.
+    """
+    return memory_bytes(root) * 4 // 5
 
 
 def resident_bytes(*pids: int) -> int:
@@ -88,21 +73,31 @@ def _available(root: Path) -> Iterator[int]:
         yield 1024 * int(match[1])
 
 
-def _cgroup_limits(root: Path) -> Iterator[int]:
+def _cgroup_rests(root: Path) -> Iterator[int]:
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            base, name = root / "sys/fs/cgroup", "memory.max"
+            base, limit, used, unread = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
-            base, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            base, limit = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            used, unread = "memory.usage_in_bytes", "total_inactive_file"
         else:
             continue
         # The limit of a group above holds too; inside a container the path may not exist, and the top is its own.
         group = base / path.lstrip("/")
         for folder in (group, *(p for p in group.parents if p.is_relative_to(base))):
-            text = _text(folder / name).strip()
-            if text.isdecimal():
-                yield int(text)
+            most = _number(folder / limit)
+            if most is None:
+                continue
+            # Files that nobody has read lately are counted as used, but given up for whoever needs the memory.
+            files = re.search(rf"^{unread} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+            held = (_number(folder / used) or 0) - (int(files[1]) if files else 0)
+            yield max(0, most - max(0, held))
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdecimal() else None
 
 
 def _text(path: Path) -> str:

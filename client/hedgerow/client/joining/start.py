@@ -33,6 +33,7 @@ class Joining:
         part: which part of how many, where it trains on a part only.
         allowed_model: `package.module:function` that a coordinator may name.
         memory_bytes: that it may use.
+        budget: bytes that it may train in, where its user said so; None: what is free beside its worker.
         threads: that it trains with.
         state: folder for what it keeps.
         once: whether it ends with the run.
@@ -46,6 +47,7 @@ class Joining:
     part: tuple[int, int] | None
     allowed_model: str | None
     memory_bytes: int
+    budget: int | None
     threads: int
     state: Path
     once: bool
@@ -59,6 +61,8 @@ class Joining:
             config["partition-id"], config["num-partitions"] = self.part
         if self.allowed_model is not None:
             config["allow-model"] = self.allowed_model
+        if self.budget is not None:
+            config["memory"] = self.budget
         return config
 
 

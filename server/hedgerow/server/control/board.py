@@ -127,6 +127,11 @@ class StatusBoard(Observer, FleetObserver):
             self._enter(fleet_pb2.STATE_PRUNING)
             status.asked, status.replied = clients, 0
 
+    def planning(self, *, clients: int) -> None:
+        """Devices were asked which part of the network they have memory for."""
+        with self._changed(f"asks {clients} devices how much memory they have") as status:
+            status.asked, status.replied = clients, 0
+
     def waiting(self, *, attached: int, needed: int) -> None:
         """Too few devices are there to go on."""
         with self._changed() as status:

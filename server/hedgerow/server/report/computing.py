@@ -75,10 +75,14 @@ def phase_rows(records: Sequence[RoundRecord]) -> list[PhaseRow]:
     if not known:
         return []
     found, computed = max(known, key=lambda pair: pair[0].peak)
-    return [
+    rows = [
         PhaseRow(phase=label, measured=bytes_text(getattr(found, name)), computed=_of(computed, name))
         for label, name in (("Forward", "forward"), ("Backward", "backward"), ("Update", "update"), ("Peak", "peak"))
     ]
+    if found.growth:
+        # The computed peak is that of a step.
+        rows.insert(3, PhaseRow(phase="Gradients of pruned weights", measured=bytes_text(found.growth), computed=""))
+    return rows
 
 
 def kernels_text(records: Sequence[RoundRecord], paths: Mapping[str, Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""Charts about masks: dots of candidates, densities of layers over rounds, and what adjustments exchanged."""
+"""Charts about masks: dots of candidates, densities of layers over rounds, and what adjustments pruned."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Dot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerLine:
-    """The density of a tensor over the rounds, and the rounds in which weights of it were exchanged."""
+    """The density of a tensor over the rounds, and the rounds in which weights of it were pruned."""
 
     label: str
     x: tuple[int, ...]
     y: tuple[float, ...]
-    exchanged: tuple[int, ...]
+    pruned: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def dot_chart(name: str, dots: Sequence[Dot]) -> str:
 
 
 def layer_chart(name: str, lines: Sequence[LayerLine], *, overall: LayerLine) -> str:
-    """Densities over rounds, a line a tensor, named at its end; dots where weights were exchanged.
+    """Densities over rounds, a line a tensor, named at its end; dots where weights were pruned.
 
     Args:
         name: Prefix of every id.
@@ -122,7 +122,7 @@ def layer_chart(name: str, lines: Sequence[LayerLine], *, overall: LayerLine) ->
 
 
 def exchange_chart(name: str, rows: Sequence[Row], *, last: int) -> str:
-    """Numbers of weights that were exchanged, as small bars over the rounds up to `last`, a row a block.
+    """Numbers of weights that were pruned, as small bars over the rounds up to `last`, a row a block.
 
     All rows have the same scale.
     """
@@ -174,7 +174,7 @@ def _named(lines: Sequence[LayerLine]) -> list[int]:
 def _draw(axes: Axes, line: LayerLine, colour: str, *, width: float) -> None:
     axes.plot(line.x, line.y, color=colour, linewidth=width)
     at = dict(zip(line.x, line.y, strict=True))
-    found = [round for round in line.exchanged if round in at]
+    found = [round for round in line.pruned if round in at]
     # Many dots would hide the line, so they are small then.
     many = len(found) > _DOTS
     axes.plot(

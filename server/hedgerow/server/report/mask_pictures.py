@@ -52,7 +52,7 @@ class Selected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeRow:
-    """A tensor: densities at first and last, and what was exchanged."""
+    """A tensor: densities at first and last, and how many weights were pruned."""
 
     layer: str
     first: str
@@ -100,9 +100,9 @@ def mask_pictures(records: Sequence[RoundRecord]) -> list[Picture]:
     drawn = _drawn(records)
     if not drawn:
         return []
-    exchanged = [record for record in drawn if record.adjustment is not None and record.adjustment.weights]
+    changed = [record for record in drawn if record.adjustment is not None and record.adjustment.weights]
     pictures = [_density_picture(drawn)]
-    return [*pictures, _exchange_picture(exchanged, last=drawn[-1].round)] if exchanged else pictures
+    return [*pictures, _exchange_picture(changed, last=drawn[-1].round)] if changed else pictures
 
 
 def mask_text(records: Sequence[RoundRecord]) -> str:
@@ -112,7 +112,12 @@ def mask_text(records: Sequence[RoundRecord]) -> str:
         return ""
     weights = sum(adjustment.weights for adjustment in adjusted)
     times = "1 adjustment" if len(adjusted) == 1 else f"{len(adjusted):,} adjustments"
-    return f"{times} exchanged {weights:,} weights: so many were pruned, and as many others grew in the same tensors."
+    if all(adjustment.exchange for adjustment in adjusted):
+        return (
+            f"{times} exchanged {weights:,} weights: so many were pruned, and as many others grew in the same tensors."
+        )
+    grown = sum(sum(adjustment.grown.values()) for adjustment in adjusted)
+    return f"{times} pruned {weights:,} weights, and {grown:,} others grew."
 
 
 def exchange_rows(records: Sequence[RoundRecord]) -> list[ExchangeRow]:
@@ -121,14 +126,14 @@ def exchange_rows(records: Sequence[RoundRecord]) -> list[ExchangeRow]:
     if not drawn:
         return []
     first, last = drawn[0].layer_density, drawn[-1].layer_density
-    adjusted = [record.adjustment.exchanged for record in records if record.adjustment is not None]
+    adjusted = [record.adjustment.pruned for record in records if record.adjustment is not None]
     return [
         ExchangeRow(
             layer=clean_text(name, 120),
             first=percent_text(first.get(name)),
             last=percent_text(density),
-            times=f"{sum(1 for exchanged in adjusted if exchanged.get(name)):,}",
-            weights=f"{sum(exchanged.get(name, 0) for exchanged in adjusted):,}",
+            times=f"{sum(1 for pruned in adjusted if pruned.get(name)):,}",
+            weights=f"{sum(pruned.get(name, 0) for pruned in adjusted):,}",
         )
         for name, density in last.items()
     ]
@@ -187,7 +192,7 @@ def _density_picture(drawn: Sequence[RoundRecord]) -> Picture:
             label=_short(name),
             x=tuple(r.round for r in drawn if name in r.layer_density),
             y=tuple(finite(r.layer_density[name]) or 0.0 for r in drawn if name in r.layer_density),
-            exchanged=tuple(r.round for r in drawn if r.adjustment is not None and r.adjustment.exchanged.get(name)),
+            pruned=tuple(r.round for r in drawn if r.adjustment is not None and r.adjustment.pruned.get(name)),
         )
         for name in last.layer_density
     ]
@@ -195,11 +200,12 @@ def _density_picture(drawn: Sequence[RoundRecord]) -> Picture:
         label="all",
         x=tuple(r.round for r in drawn),
         y=tuple(finite(r.density) or 0.0 for r in drawn),
-        exchanged=(),
+        pruned=(),
     )
     ends = "; ".join(f"{line.label}: {percent_text(line.y[0])}, {percent_text(line.y[-1])}" for line in lines)
-    exchanged = any(line.exchanged for line in lines)
-    note = "Dashed: all prunable weights." + (" Dots: weights of the tensor were exchanged." if exchanged else "")
+    dotted = any(line.pruned for line in lines)
+    done = "exchanged" if _exchanges(drawn) else "pruned"
+    note = "Dashed: all prunable weights." + (f" Dots: weights of the tensor were {done}." if dotted else "")
     if len(lines) > NAMED:
         note += f" Named: {NAMED} of {len(lines)} tensors; the table has all."
     return Picture(
@@ -211,11 +217,15 @@ def _density_picture(drawn: Sequence[RoundRecord]) -> Picture:
     )
 
 
-def _exchange_picture(exchanged: Sequence[RoundRecord], *, last: int) -> Picture:
+def _exchanges(records: Sequence[RoundRecord]) -> bool:
+    return all(record.adjustment is None or record.adjustment.exchange for record in records)
+
+
+def _exchange_picture(changed: Sequence[RoundRecord], *, last: int) -> Picture:
     blocks: dict[int, list[tuple[int, Mapping[str, int]]]] = {}
-    for record in exchanged:
+    for record in changed:
         assert record.adjustment is not None
-        blocks.setdefault(record.adjustment.block, []).append((record.round, record.adjustment.exchanged))
+        blocks.setdefault(record.adjustment.block, []).append((record.round, record.adjustment.pruned))
     rows = [
         Row(
             label=_block(list(dict.fromkeys(_short(name) for _, found in blocks[block] for name in found))),
@@ -225,11 +235,12 @@ def _exchange_picture(exchanged: Sequence[RoundRecord], *, last: int) -> Picture
         for block in sorted(blocks)
     ]
     said = "; ".join(f"{_one_line(row.label)}: {_counts(row)}" for row in rows)
-    several = len(rows) > 1
+    several, exchanges = len(rows) > 1, _exchanges(changed)
+    title = "Weights exchanged" if exchanges else "Weights pruned"
     return Picture(
         name="exchanged",
-        title="Weights exchanged, by block" if several else "Weights exchanged",
-        text=f"Weights that were pruned while as many others grew. {said}.",
+        title=f"{title}, by block" if several else title,
+        text=f"Weights that were pruned{' while as many others grew' if exchanges else ''}. {said}.",
         svg=exchange_chart("exchanged", rows, last=last),
         note="From the output of the network to its input; all rows have one scale." if several else "",
     )

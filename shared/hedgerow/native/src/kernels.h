@@ -55,7 +55,8 @@
     X(rans_encode, (const uint8_t *symbols, const uint8_t *contexts, int64_t count, const uint32_t *frequencies,        \
                     int64_t rows, int64_t alphabet, int64_t lanes, void *scratch, uint32_t *states, uint16_t *words,    \
                     int64_t *first))                                                                                    \
-    /* slots: 2**15 for each row; entries: one a frequency. used: how many words were read. */                          \
+    /* slots: 2**15 for each row, null for an alphabet of 2; entries: one a frequency. States are read and written.     \
+       used: how many words were read. */                                                                               \
     X(rans_decode, (const uint16_t *words, int64_t held, uint8_t *symbols, const uint8_t *contexts,                     \
                     const uint32_t *frequencies, int64_t count, int64_t rows, int64_t alphabet, int64_t lanes,          \
                     uint8_t *slots, uint32_t *entries, uint32_t *states, int64_t *used))                                \

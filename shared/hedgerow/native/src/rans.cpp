@@ -41,36 +41,38 @@ uint16_t *write(const uint8_t *symbols, const uint8_t *contexts, int64_t count, 
 }
 
 struct Tables {
-    const uint8_t *slots;    // (rows, 2**precision): the symbol of each slot
+    const uint8_t *slots;    // (rows, 2**precision): the symbol of each slot; null where there are two symbols
     const uint32_t *entries; // (rows, alphabet): frequency, and above it the sum of the frequencies below
     int64_t alphabet;
 };
 
-template <bool many>
+template <bool many, bool two>
 inline uint32_t take(const Tables &tables, const uint8_t *context, uint32_t x, uint8_t *symbol) {
     const int64_t row = many ? *context : 0;
     const uint32_t slot = x & slot_mask;
-    const uint8_t found = tables.slots[(row << precision) + slot];
-    const uint32_t entry = tables.entries[row * tables.alphabet + found];
+    const uint32_t *entries = tables.entries + row * (two ? 2 : tables.alphabet);
+    // Of two symbols one comparison tells: the slots of 256 contexts would take 8 MB.
+    const uint8_t found = two ? slot >= (entries[0] & 0xFFFF) : tables.slots[(row << precision) + slot];
+    const uint32_t entry = entries[found];
     *symbol = found;
     return (entry & 0xFFFF) * (x >> precision) + slot - (entry >> 16);
 }
 
 // As many symbols as there are words for, whatever the lanes need; returns how many.
-template <bool many>
+template <bool many, bool two>
 int64_t read(const Tables &tables, const uint16_t *&words, const uint16_t *end, uint8_t *symbols, const uint8_t *contexts,
              int64_t count, int64_t lanes, uint32_t *states) {
     int64_t i = 0;
     for (; i + lanes <= count && end - words >= lanes; i += lanes)
         for (int64_t lane = 0; lane < lanes; ++lane) {
-            const uint32_t x = take<many>(tables, contexts + i + lane, states[lane], symbols + i + lane);
+            const uint32_t x = take<many, two>(tables, contexts + i + lane, states[lane], symbols + i + lane);
             // Which way it goes is as good as random, so no branch: it would be foreseen wrongly.
             const uint32_t short_of = x < least;
             states[lane] = x << 16 * short_of | (*words & (0 - short_of));
             words += short_of;
         }
     for (; i < count; ++i) {
-        uint32_t x = take<many>(tables, contexts + i, states[i % lanes], symbols + i);
+        uint32_t x = take<many, two>(tables, contexts + i, states[i % lanes], symbols + i);
         if (x < least && words < end)
             x = x << 16 | *words++;
         states[i % lanes] = x;
@@ -104,16 +106,17 @@ void rans_decode(const uint16_t *words, int64_t held, uint8_t *symbols, const ui
                  const uint32_t *frequencies, int64_t count, int64_t rows, int64_t alphabet, int64_t lanes,
                  uint8_t *slots, uint32_t *entries, uint32_t *states, int64_t *used) {
     for (int64_t row = 0, k = 0; row < rows; ++row) {
-        uint8_t *slot = slots + (row << precision);
         uint32_t begin = 0;
         for (int64_t symbol = 0; symbol < alphabet; ++symbol, ++k) {
             entries[k] = frequencies[k] | begin << 16;
-            __builtin_memset(slot + begin, int(symbol), frequencies[k]);
+            if (alphabet != 2)
+                __builtin_memset(slots + (row << precision) + begin, int(symbol), frequencies[k]);
             begin += frequencies[k];
         }
     }
     const uint16_t *at = words;
-    auto run = contexts ? read<true> : read<false>;
+    auto run = alphabet == 2 ? (contexts ? read<true, true> : read<false, true>)
+                             : (contexts ? read<true, false> : read<false, false>);
     run({slots, entries, alphabet}, at, words + held, symbols, contexts, count, lanes, states);
     *used = at - words;
 }

@@ -1,0 +1,33 @@
+"""Whether the clients of a simulation have memory enough, asked before there are any."""
+
+from __future__ import annotations
+
+from hedgerow.budget import Refusal
+from hedgerow.budget.deciding import Decider, estimated_levels
+from hedgerow.budget.words import refusal_text
+from hedgerow.config import Experiment
+from hedgerow.errors import BudgetError
+from hedgerow.server.bench import Bench
+
+__all__ = ["require_memory"]
+
+
+def require_memory(experiment: Experiment, *, bench: Bench) -> None:
+    """Makes sure that each class of clients can train the network in some way.
+
+    There is no mask yet, so where that decides how many weights a tensor keeps this is only about right; clients find
+    out for themselves.
+
+    Raises:
+        BudgetError: names the first class that has too little, and says what would do.
+    """
+    devices = experiment.fleet.devices
+    if not devices:
+        return
+    levels = estimated_levels(experiment, bench.initial)
+    decider = Decider(experiment, bench.initial, input_shape=bench.dataset.input_shape, levels=levels)
+    for device in devices:
+        found = decider.decide(device.memory_bytes)
+        if isinstance(found, Refusal):
+            advice = f"give class {device.name!r} of fleet.devices {{least}} or more, or train a smaller model"
+            raise BudgetError(refusal_text(found, experiment, advice=advice))

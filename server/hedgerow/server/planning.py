@@ -1,0 +1,111 @@
+"""Asking devices, before their first round, which part of the network they have memory for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hedgerow.codec import Sections, decode_payload
+from hedgerow.config import Experiment
+from hedgerow.exchange import Exchange, NodePlan, plan_request, read_plan
+from hedgerow.server.fleet import Fleet, Request
+from hedgerow.server.levels import planned
+from hedgerow.server.looking import look
+from hedgerow.server.progress import Observer
+from hedgerow.server.state import RoundState
+from hedgerow.telemetry import PlanRecord
+
+__all__ = ["Planner"]
+
+_VALUES = 4
+"""That a reply holds."""
+
+
+@dataclass(slots=True)
+class Planner:
+    """What nodes have said since the coordinator started, so that none is asked twice.
+
+    Attributes:
+        said: by each node that answered. A state that a round came to has the levels too, which outlasts the
+            coordinator; who has too little memory is in no state, and may have more when it is asked anew.
+    """
+
+    said: dict[int, NodePlan] = field(default_factory=dict)
+
+    def able(self, nodes: Sequence[int]) -> list[int]:
+        """The nodes that did not say that they have too little memory."""
+        return [node for node in nodes if node not in self.said or self.said[node].level is not None]
+
+    def plan(
+        self,
+        state: RoundState,
+        cohort: Sequence[int],
+        *,
+        experiment: Experiment,
+        exchange: Exchange,
+        fleet: Fleet,
+        observer: Observer,
+    ) -> tuple[RoundState, PlanRecord | None]:
+        """The state with the levels of those nodes of a cohort that have one, and what it took to learn them.
+
+        Who does not answer, or not usably, has none, and is asked again when a cohort has it the next time.
+
+        Args:
+            state: which the round starts from.
+            cohort: who is to be asked in it.
+            experiment: the settings.
+            exchange: knows the network.
+            fleet: whom to ask.
+            observer: is told how it goes.
+        """
+        unknown = [node for node in cohort if node not in state.plans and node not in self.said]
+        record = None
+        if unknown:
+            record = self._ask(state, unknown, experiment=experiment, exchange=exchange, fleet=fleet, observer=observer)
+        found = {node: self.said[node].level for node in cohort if node not in state.plans and node in self.said}
+        return planned(state, {node: level for node, level in found.items() if level is not None}), record
+
+    def _ask(
+        self,
+        state: RoundState,
+        nodes: Sequence[int],
+        *,
+        experiment: Experiment,
+        exchange: Exchange,
+        fleet: Fleet,
+        observer: Observer,
+    ) -> PlanRecord:
+        number = state.round + 1
+        levels = [state.part(level).mask.layer_kept() for level in range(state.levels)]
+        payload = plan_request(
+            bytes.fromhex(experiment.digest()), number, architecture=exchange.architecture, levels=levels
+        )
+
+        def plan_in(sections: Sections) -> NodePlan:
+            return read_plan(sections, levels=len(levels))
+
+        observer.planning(clients=len(nodes))
+        found = look(
+            [Request(node, payload) for node in nodes],
+            number=number,
+            header=decode_payload(payload, limit=len(payload))[0],
+            values=_VALUES,
+            read=plan_in,
+            experiment=experiment,
+            fleet=fleet,
+            observer=observer,
+            sections=1,
+            quorum=0,
+        )
+        self.said.update(found.values)
+        chosen = Counter(plan.level for plan in found.values.values() if plan.level is not None)
+        refused = [plan for plan in found.values.values() if plan.level is None]
+        return PlanRecord(
+            levels=dict(sorted(chosen.items())),
+            refused=len(refused),
+            least_bytes=min((plan.least for plan in refused), default=None),
+            failures=tuple(found.failures),
+            bytes_up=found.bytes_up,
+            bytes_down=found.bytes_down,
+        )
