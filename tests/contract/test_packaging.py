@@ -115,6 +115,17 @@ def test_the_options_of_the_command_line_are_frozen() -> None:
             "--threads",
             "address",
         ],
+        "plan": [
+            "--all",
+            "--data",
+            "--data-path",
+            "--json",
+            "--memory",
+            "--model",
+            "--recipe",
+            "--set",
+            "experiment",
+        ],
         "recipes": [
             "--models",
         ],
@@ -156,6 +167,7 @@ def test_each_command_is_registered_by_its_own_side() -> None:
         "export": "hedgerow.server.commands.export:export",
         "fetch": "hedgerow.server.commands.fetch:fetch",
         "join": "hedgerow.client.commands.join:join",
+        "plan": "hedgerow.client.commands.plan:plan",
         "recipes": "hedgerow.config.commands:recipes",
         "simulate": "hedgerow.server.commands.simulate:simulate",
         "status": "hedgerow.server.commands.status:status",
@@ -164,7 +176,8 @@ def test_each_command_is_registered_by_its_own_side() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["simulate", "coordinator", "join", "doctor", "enrol", "status", "watch", "evict", "fetch", "export"]
+    "command",
+    ["simulate", "coordinator", "join", "doctor", "plan", "enrol", "status", "watch", "evict", "fetch", "export"],
 )
 def test_the_help_does_not_wait_for_torch_or_flower(command: str) -> None:
     code = (
