@@ -19,7 +19,6 @@ from hedgerow.client.memory import ClientState
 from hedgerow.codec import Header
 from hedgerow.config import Experiment, load_experiment
 from hedgerow.data import Dataset, Samples, load_dataset
-from hedgerow.pruning import prunable_tensors
 from hedgerow.server.bench import Bench
 from hedgerow.server.fleet import Reply, Request
 from hedgerow.server.history import MemoryHistory
@@ -27,7 +26,6 @@ from hedgerow.server.outgoing import Outgoing
 from hedgerow.server.progress import Observer
 from hedgerow.server.rounds import play_round
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, read_vector
 from hedgerow.wire.flower import assign_message_id, content_of, encode_message, identify_process
 
 __all__ = ["few_images", "measured"]
@@ -69,7 +67,7 @@ def measured(*, quick: bool) -> dict[str, float]:
     experiment = _experiment(quick=quick)
     bench = Bench.of(experiment)
     clients, history = _Clients(Workshop(experiment, dataset=bench.dataset)), MemoryHistory(most=32)
-    state = _start(experiment, bench)
+    state = bench.start(mask_of(experiment, bench.initial, bench.dataset.input_shape))
     identify_process()
     found: dict[str, list[tuple[int, int, float]]] = {}
     for number in range(1, experiment.rounds + 1):
@@ -114,13 +112,6 @@ def _experiment(*, quick: bool) -> Experiment:
     base = {**FEDERATED, **QUICK} if quick else {**FEDERATED, "data.name": "benchmarks.wire.message:few_images"}
     own = {"fleet.clients": _CLIENTS, "fleet.cohort": _CLIENTS, "data.partition": "iid", "rounds": 4}
     return load_experiment(recipe="hidenseek", overrides={**base, **own}.items())
-
-
-def _start(experiment: Experiment, bench: Bench) -> RoundState:
-    mask = mask_of(experiment, bench.initial, bench.dataset.input_shape)
-    weights = {name: weight.detach() for name, weight in prunable_tensors(bench.initial).items()}
-    kept = bench.exchange.representation.initial(weights, mask)
-    return RoundState(round=0, mask=mask, kept=kept, floats=read_vector(float_tensors(bench.initial)))
 
 
 def _whole(state: RoundState, *, experiment: Experiment, bench: Bench) -> tuple[int, int, float]:

@@ -18,7 +18,7 @@ from hedgerow.codec import Growth, decode_payload, encode_payload, has_mask
 from hedgerow.config import Experiment, ExtrusionSettings
 from hedgerow.exchange import growth_section
 from hedgerow.files import unsealed
-from hedgerow.pruning import Mask, adjustment_of, prunable_tensors
+from hedgerow.pruning import Mask, adjustment_of
 from hedgerow.server.bench import Bench
 from hedgerow.server.cohort import cohort_of
 from hedgerow.server.fleet import Request
@@ -28,7 +28,6 @@ from hedgerow.server.outgoing import NEW
 from hedgerow.server.progress import Observer
 from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, read_vector
 from hedgerow.telemetry import AdjustmentRecord
 from hedgerow.v1 import payload_pb2 as pb
 from tests.device_fleet import FIRST, Devices
@@ -294,11 +293,7 @@ class Run:
         self.bench, self.workshop = Bench.of(self.experiment), Workshop(self.experiment)
 
     def first(self) -> RoundState:
-        model = self.bench.initial
-        mask = mask_of(self.experiment, model, self.bench.dataset.input_shape)
-        weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
-        kept = self.bench.exchange.representation.initial(weights, mask)
-        return RoundState(round=0, mask=mask, kept=kept, floats=read_vector(float_tensors(model)))
+        return self.bench.start(mask_of(self.experiment, self.bench.initial, self.bench.dataset.input_shape))
 
     def play(self, state: RoundState, devices: Devices, *, history: History | None = None) -> Round:
         return play_round(

@@ -12,7 +12,6 @@ from hedgerow.client.answer import Workshop
 from hedgerow.codec import decode_payload
 from hedgerow.config import Experiment
 from hedgerow.files import unsealed
-from hedgerow.pruning import prunable_tensors
 from hedgerow.recalibration import collect, statistics_positions
 from hedgerow.server.bench import Bench
 from hedgerow.server.fleet import Reply, Request
@@ -21,7 +20,6 @@ from hedgerow.server.progress import Observer
 from hedgerow.server.recalibrating import Recalibrated, recalibrate
 from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, read_vector
 from hedgerow.v1 import payload_pb2 as pb
 from tests.device_fleet import FIRST, Devices
 from tests.unit.test_answer import experiment_with
@@ -44,11 +42,7 @@ class Run:
         self.bench, self.workshop = Bench.of(self.experiment), Workshop(self.experiment)
 
     def first(self) -> RoundState:
-        model = self.bench.initial
-        mask = mask_of(self.experiment, model, self.bench.dataset.input_shape)
-        weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
-        kept = self.bench.exchange.representation.initial(weights, mask)
-        return RoundState(round=0, mask=mask, kept=kept, floats=read_vector(float_tensors(model)))
+        return self.bench.start(mask_of(self.experiment, self.bench.initial, self.bench.dataset.input_shape))
 
     def devices(self, **named: Any) -> Devices:
         return Devices(self.workshop, count=3, **named)

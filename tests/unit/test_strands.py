@@ -16,7 +16,7 @@ from hedgerow.client.answer import Workshop
 from hedgerow.codec import Growth, decode_payload, encode_payload, has_mask
 from hedgerow.errors import TooFewRepliesError
 from hedgerow.exchange import NodePlan, plan_reply
-from hedgerow.pruning import Mask, prunable_tensors
+from hedgerow.pruning import Mask
 from hedgerow.server.aggregation import FloatMean, Nested
 from hedgerow.server.bench import Bench
 from hedgerow.server.fleet import Reply, Request
@@ -29,7 +29,6 @@ from hedgerow.server.recording import record_of
 from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.state import RoundState
 from hedgerow.server.strands import level_growth
-from hedgerow.sparse import float_tensors, read_vector
 from hedgerow.telemetry import LevelRecord
 from hedgerow.v1 import payload_pb2 as pb
 from tests.device_fleet import FIRST, Devices, said
@@ -57,11 +56,9 @@ class Run:
         self.bench, self.workshop = Bench.of(self.experiment), Workshop(self.experiment)
 
     def first(self, plans: Mapping[int, int] = LEVELS) -> RoundState:
-        model, exchange = self.bench.initial, self.bench.exchange
-        mask = mask_of(self.experiment, model, self.bench.dataset.input_shape)
-        weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
-        kept = exchange.representation.initial(weights, mask)
-        state = RoundState(round=0, mask=mask, kept=kept, floats=read_vector(float_tensors(model)), plans=plans)
+        exchange = self.bench.exchange
+        mask = mask_of(self.experiment, self.bench.initial, self.bench.dataset.input_shape)
+        state = replace(self.bench.start(mask), plans=plans)
         return levelled(
             state,
             experiment=self.experiment,

@@ -11,9 +11,9 @@ from hedgerow.codec import Floats
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset
 from hedgerow.exchange import Exchange
-from hedgerow.pruning import prunable_tensors
+from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import folded, sparsify, write_vector
+from hedgerow.sparse import float_tensors, folded, read_vector, sparsify, write_vector
 
 __all__ = ["Bench", "description"]
 
@@ -43,6 +43,13 @@ class Bench:
         dataset = dataset_of(experiment)
         model = model_of(experiment, dataset)
         return cls(dataset, model, exchange_of(experiment, model))
+
+    def start(self, mask: Mask, *, model: nn.Module | None = None) -> RoundState:
+        """The state before the first round, with what `mask` keeps of a model; of `initial` when None."""
+        model = self.initial if model is None else model
+        weights = {name: weight.detach() for name, weight in prunable_tensors(model).items()}
+        kept = self.exchange.representation.initial(weights, mask)
+        return RoundState(round=0, mask=mask, kept=kept, floats=read_vector(float_tensors(model)))
 
     def network(self, state: RoundState) -> nn.Module:
         """The dense network that a state stands for, of torch's own layers (see `folded`)."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from hedgerow.assembly import mask_of
 from hedgerow.config import Experiment
 from hedgerow.errors import InterruptedRunError, TooFewRepliesError
-from hedgerow.pruning import prunable_tensors
 from hedgerow.server.bench import Bench, description
 from hedgerow.server.delivery import deliver
 from hedgerow.server.evaluation import evaluate
@@ -28,7 +27,6 @@ from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.selection import select
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, read_vector
 
 __all__ = ["coordinate", "is_done", "play_until_enough", "prepare", "resumable"]
 
@@ -90,7 +88,8 @@ def prepare(
             chosen = patiently(chose, again=lambda error: None, observer=observer) if live else chose()
             state, selection = chosen.state, chosen.record
         else:
-            state = _initial_state(experiment, bench, observer)
+            shape = bench.dataset.input_shape
+            state = bench.start(mask_of(experiment, bench.initial, shape, progress=observer.pruning))
         exchange = bench.exchange
         state = levelled(
             state, experiment=experiment, architecture=exchange.architecture, representation=exchange.representation
@@ -198,15 +197,3 @@ def resumable(folder: RunFolder) -> Iterator[None]:
         raise InterruptedRunError(
             f"stopped; {done} rounds are kept in {folder.path}, and the same command goes on from there"
         ) from None
-
-
-def _initial_state(experiment: Experiment, bench: Bench, observer: Observer) -> RoundState:
-    model = bench.initial
-    mask = mask_of(experiment, model, bench.dataset.input_shape, progress=observer.pruning)
-    weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
-    return RoundState(
-        round=0,
-        mask=mask,
-        kept=bench.exchange.representation.initial(weights, mask),
-        floats=read_vector(float_tensors(model)),
-    )

@@ -11,13 +11,12 @@ from torch import nn
 from hedgerow.assembly import model_of, public_indices
 from hedgerow.config import Experiment, PoolEntry
 from hedgerow.errors import PruningError
-from hedgerow.pruning import Origin, candidate_mask, origins, prunable_tensors
+from hedgerow.pruning import Origin, candidate_mask, origins
 from hedgerow.seeds import derive_seed
 from hedgerow.server.bench import Bench
 from hedgerow.server.pretraining import pretrained
 from hedgerow.server.progress import Observer
 from hedgerow.server.state import RoundState
-from hedgerow.sparse import float_tensors, read_vector
 
 __all__ = ["Candidate", "candidate_pool"]
 
@@ -114,6 +113,4 @@ def _candidate(
         )
     except PruningError as error:
         raise PruningError(f"candidate {origin.name}: {error}") from error
-    weights = {name: weight.detach() for name, weight in prunable_tensors(model).items()}
-    kept = bench.exchange.representation.initial(weights, mask)
-    return Candidate(origin.name, RoundState(round=0, mask=mask, kept=kept, floats=read_vector(float_tensors(model))))
+    return Candidate(origin.name, bench.start(mask, model=model))
