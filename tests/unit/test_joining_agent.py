@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from hedgerow.client.joining.session import Ending
 from hedgerow.client.joining.store import Kept, RunStore
 from hedgerow.errors import ConnectionLostError, IdentityError
 from hedgerow.v1.fleet_pb2 import (
@@ -450,6 +453,22 @@ def test_a_finished_run_is_told_once_and_its_folder_is_empty(join: Join) -> None
         assert running.told.lines.count(f"joined {RUN}") == 1
         assert not list(running.state.glob("*/*.taken"))
         assert len(StubWorker.made) == 1, "no worker waits for a run that is over"
+
+
+def test_a_cancellation_that_grpc_keeps_to_itself_ends_the_device(monkeypatch: pytest.MonkeyPatch, join: Join) -> None:
+    connected = threading.Event()
+
+    async def attend(*_: object, **__: object) -> Ending:
+        connected.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return Ending("nobody listens there", code=grpc.StatusCode.UNAVAILABLE)
+
+    monkeypatch.setattr("hedgerow.client.joining.agent.attend", attend)
+    running = join("127.0.0.1:1")
+    assert connected.wait(60)
+    running.leave()
+    assert running.told.lines == []
 
 
 def test_with_once_the_device_ends_with_the_run(join: Join) -> None:

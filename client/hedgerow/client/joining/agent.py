@@ -67,6 +67,7 @@ class _Agent:
     async def serve(self) -> None:
         while True:
             ending = await self._connect()
+            _end_if_cancelled()
             stop_if_refused(ending)
             if ending.cause == CAUSE_FINISHED:
                 await self._finish()
@@ -118,6 +119,13 @@ class _Agent:
         if text is not None and not self._hinted:
             self._hinted = True
             self._progress.hint(text)
+
+
+def _end_if_cancelled() -> None:
+    # gRPC takes a cancellation that comes while it prepares a call for its own, and then says only that nobody listens.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _channel(device: Device) -> grpc.aio.Channel:
