@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import kills, recipes
+from benchmarks.budget import bench as budget
 from benchmarks.faults import bench as faults
 from benchmarks.fleet import bench as fleet
 from benchmarks.selection import bench as selection
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "sparse": sparse,
     "wire": wire,
     "selection": selection,
+    "budget": budget,
 }
 
 

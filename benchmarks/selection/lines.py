@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from benchmarks.trainings import FEDERATED, QUICK, Overrides
 from hedgerow.config import Experiment, load_experiment
 
-__all__ = ["CHOSEN", "LINES", "POOL", "QUICK_LINES", "Overrides", "Run", "candidates", "pool_line"]
-
-Overrides = Mapping[str, object]
+__all__ = ["CHOSEN", "LINES", "POOL", "QUICK_LINES", "Run", "candidates", "pool_line"]
 
 FEDTINY: Overrides = {
     "selection.candidates": 3,
@@ -21,29 +20,6 @@ FEDTINY: Overrides = {
     "adjustment.relative": True,
 }
 """A choice among the pool and progressive pruning; the other lines have parts of it."""
-FEDERATED: Overrides = {
-    "data.name": "fashion-mnist",
-    "model.name": "conv4",
-    "rounds": 30,
-    "fleet.clients": 10,
-    "fleet.cohort": 10,
-    "training.epochs": 1,
-    "training.steps": 20,
-    "training.batch_size": 32,
-    "evaluation.every": 5,
-}
-QUICK: Overrides = {
-    **FEDERATED,
-    "data.name": "digits",
-    "model.name": "lenet5",
-    "rounds": 6,
-    "fleet.clients": 4,
-    "fleet.cohort": 4,
-    "training.batch_size": 16,
-    # To measure which are faster takes longer than the training.
-    "training.kernels": "dense",
-    "evaluation.every": 2,
-}
 QUICK_LINES = ("synflow", "random", "random-igq", "selected", "fedtiny", "fedtiny-public")
 """A run is a few seconds of starting a worker, however small it is."""
 _QUICK_PARTS: Overrides = {

@@ -8,22 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.selection.images import ARCHIVE, archive_there, converted
-from benchmarks.selection.lines import Overrides, Run
-from benchmarks.selection.wanted import CIFAR10, Wanted
+from benchmarks.selection.lines import Run
+from benchmarks.selection.wanted import Wanted
+from benchmarks.trainings import Records, data_sets, records_of
 from hedgerow.assembly import dataset_of, model_of
 from hedgerow.config import Experiment
 from hedgerow.recalibration import norm_channels
-from hedgerow.server.progress import PlainObserver, TerminalObserver
-from hedgerow.server.simulation import simulate
-from hedgerow.telemetry import RoundRecord, SelectionRecord, read_records
+from hedgerow.telemetry import SelectionRecord
 
-__all__ = ["Case", "Found", "Records", "figures_of", "trained", "upload_share"]
+__all__ = ["Case", "Found", "figures_of", "trained", "upload_share"]
 
-_WORKERS = 2
-"""As many on every machine, so that seconds can be compared; a quick version has one, which starts sooner."""
-
-Records = list[RoundRecord]
 Found = Mapping[str, Mapping[int, Records]]
 """What each line's runs left behind, by seed."""
 
@@ -52,13 +46,7 @@ def trained(wanted: Wanted, *, quick: bool, out: Path, console: Console) -> Iter
     Yields:
         A case, what its runs left behind, and how many channels the batch norms of its network have together.
     """
-    for data in wanted.data if wanted.lines else ():
-        if data == CIFAR10 and not archive_there():
-            console.print(f"{data}: left out, because {ARCHIVE} does not say where the archive is")
-            continue
-        settings: Overrides = {"data.name": data}
-        if data == CIFAR10:
-            settings = {"data.name": "npz", "data.path": str(converted(out))}
+    for data, settings in data_sets(wanted.data if wanted.lines else (), out=out, console=console):
         for density in wanted.densities:
             found: dict[str, dict[int, Records]] = {line: {} for line in wanted.lines}
             # Seed by seed, so that lines can be compared before all are done.
@@ -66,9 +54,7 @@ def trained(wanted: Wanted, *, quick: bool, out: Path, console: Console) -> Iter
                 for line in wanted.lines:
                     console.print(f"{data}, density {density:g}, seed {seed}: {line}")
                     experiment = Run(line=line, density=density, seed=seed).experiment(settings, quick=quick)
-                    observer = TerminalObserver(console) if console.is_terminal else PlainObserver(console)
-                    path = simulate(experiment, out=out, workers=1 if quick else _WORKERS, observer=observer)
-                    found[line][seed] = read_records(path / "metrics.jsonl")
+                    found[line][seed] = records_of(experiment, quick=quick, out=out, console=console)
             yield Case(data=data, density=density), found, _channels(experiment)
 
 

@@ -14,12 +14,12 @@ from hedgerow.client.memory import ClientState, Memories
 from hedgerow.codec import Growth, Header, decode_payload, encode_payload, has_mask
 from hedgerow.config import PrivacySettings
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Exchange, Version, asked_counts, growth_section, marked_counts
+from hedgerow.exchange import Exchange, Version, asked_counts, growth_section, marked_counts, own_mask_section
 from hedgerow.files import sealed
 from hedgerow.privacy import seeded_words
 from hedgerow.pruning import Mask, Moves
 from hedgerow.representation import Representation, Said, Signs, Values
-from hedgerow.server.aggregation import Aggregator, FloatMean, Nested, SignMean
+from hedgerow.server.aggregation import Aggregator, FloatMean, HeldMean, Nested, SignMean
 from hedgerow.server.fleet import Reply
 from hedgerow.server.fold import Fold
 from hedgerow.server.growth import GradientSum
@@ -53,13 +53,15 @@ class _Talk:
 
 
 def change_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
-    """That of requests with a new mask and that of replies with gradients, with seeds that the generator draws."""
+    """Those of requests with a new mask, of replies with gradients, and of replies under a device's own mask."""
     talks = [
         _talk(Exchange(ARCHITECTURE, how, Values(pb.KIND_FLOATS, wire, PrivacySettings())), generator)
         for how, wire in spoken()
     ]
     yield Decoder.of_any("new_mask", talks, _run_request, _request_seeds)
     yield Decoder.of_any("growth", talks, _run_reply, functools.partial(_reply_seeds, generator=generator))
+    own = [talk for talk in talks if not isinstance(talk.exchange.representation, Signs)]
+    yield Decoder.of_any("own_mask", own, _run_own, functools.partial(_own_seeds, generator=generator))
 
 
 def _talk(exchange: Exchange, generator: np.random.Generator) -> _Talk:
@@ -168,6 +170,49 @@ def _run_reply(data: bytes, talk: _Talk) -> None:
         assert positions.size == means.size <= asked.count
         assert not talk.new[name].numpy().reshape(-1)[positions].any()
         assert np.isfinite(means).all()
+
+
+def _own_seeds(talk: _Talk, generator: np.random.Generator) -> Iterator[bytes]:
+    exchange = talk.exchange
+    for share in (0.0, 0.5, 1.0):
+        tensors = dict(talk.new.items())
+        for asked, (name, bits) in zip(_GROWTH, talk.new.items(), strict=True):
+            flat = tensors[name].numpy().reshape(-1)
+            count = int(share * asked.count)
+            flat[generator.choice(np.flatnonzero(bits.numpy().reshape(-1)), count, replace=False)] = False
+            flat[generator.choice(np.flatnonzero(~bits.numpy().reshape(-1)), count, replace=False)] = True
+        own = Mask(tensors)
+        version = exchange.carried(talk.version, Moves.between(talk.new, own), mask_digest=own.digest)
+        kept, floats = exchange.starts(version)
+        said = exchange.reply(
+            (kept + 0.1 * generator.standard_normal(kept.size)).astype(np.float32),
+            floats,
+            version=version,
+            layers=talk.layers,
+            memory=(None, None),
+            generator=generator,
+            draw=seeded_words(generator),
+        )
+        mask = own_mask_section(own, sent=talk.new, exchange=exchange)
+        yield encode_payload(talk.header.of_reply(), [*(one.section for one in said), MEASURES.section(), mask])
+
+
+def _run_own(data: bytes, talk: _Talk) -> None:
+    """What a coordinator does with a reply to a round in which devices change the mask."""
+    others, held = ARCHITECTURE.float_count, HeldMean(talk.new.size)
+    header = replace(talk.header, growth=_GROWTH)
+    fold = Fold(
+        {0: Reader(header, talk.version, talk.layers, talk.exchange, sent=talk.new)},
+        kept=Nested([FloatMean(talk.new.kept)], places=[None], count=talk.new.kept),
+        floats=Nested([FloatMean(others)], places=[None], count=others),
+        held=held,
+    )
+    fold.take(Reply(1, data, None, {}, len(data), len(data)), name="client-1")
+    if fold.failures:
+        raise PayloadError(fold.failures[0].reason, kind=fold.failures[0].kind)
+    own = Mask.unpack(np.packbits(held.held()).tobytes(), ARCHITECTURE.prunable)
+    assert own.layer_kept() == talk.new.layer_kept()
+    assert np.isfinite(held.mean()).all()
 
 
 def _aggregator(representation: Representation, kept: int) -> Aggregator:

@@ -16,6 +16,7 @@ from pathlib import Path
 import tomli_w
 from benchmarks.processes import HEDGEROW
 
+from hedgerow.budget import class_of
 from hedgerow.config import Experiment
 from tests.waiting import free_port, until
 
@@ -45,6 +46,8 @@ def run_grpc(experiment: Experiment, *, folder: Path) -> Path:
         for k in range(clients):
             join: list[str | Path] = [*HEDGEROW, "join", address, "--data", experiment.data.name, "--once"]
             join += ["--partition", f"{k}/{clients}", "--state", folder / f"device-{k}"]
+            device = class_of(experiment, k)
+            join += [] if device is None else ["--memory", device.memory]
             devices.append(stack.enter_context(running(join, folder=folder, name=f"device-{k}")))
         until(
             lambda: server.poll() is not None or any(device.poll() for device in devices),

@@ -9,6 +9,7 @@ import pytest
 
 from hedgerow.config import Experiment, load_experiment, parse_override
 from hedgerow.telemetry import read_records
+from tests.budgets import memory_for_levels
 from tests.contract.engines import ENGINES
 
 SETTINGS = (
@@ -40,6 +41,41 @@ CHOOSING = (
 )
 """The devices choose the mask; in round 2 it changes, and round 3 is told as a change."""
 
+OWN_MASKS = (
+    "data.name=digits",
+    "model.name=lenet5",
+    "rounds=3",
+    "fleet.clients=2",
+    "fleet.cohort=2",
+    "pruning.density=0.2",
+    "adjustment.every=1",
+    "adjustment.until=2",
+    "training.steps=5",
+    "wire.down=bf16",
+    "wire.up=uniform",
+)
+"""Each device changes the mask for itself, in rounds 1 and 2."""
+
+
+PLANNING = (
+    "data.name=digits",
+    "model.name=conv4",
+    # What a request really held decides who plans anew for the next round, and differs from one process to the next.
+    "rounds=1",
+    "fleet.clients=4",
+    "fleet.cohort=4",
+    "pruning.density=0.8",
+    "pruning.rule=erk",
+    "pruning.saliency=random",
+    "training.steps=3",
+    # What is faster differs from one run to the next, and so would the plans.
+    "training.kernels=dense",
+    "evaluation.recalibrate=true",
+    "budget.plan=true",
+    "budget.levels=[1.0, 0.5]",
+)
+"""Two classes of devices have memory for the whole and for half of it."""
+
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
@@ -66,6 +102,43 @@ def test_an_engine_makes_the_model_that_simulate_makes(
     assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def planning() -> Experiment:
+    experiment = load_experiment(overrides=[parse_override(text) for text in PLANNING])
+    whole, half, _ = memory_for_levels(experiment)
+    devices = [{"name": name, "share": 0.5, "memory": memory} for name, memory in (("phone", half), ("desktop", whole))]
+    fleet = {**experiment.fleet.model_dump(), "devices": devices}
+    return Experiment.model_validate({**experiment.model_dump(), "fleet": fleet})
+
+
+@pytest.fixture(scope="module")
+def planned(planning: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ENGINES["local"](planning, folder=tmp_path_factory.mktemp("planned"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["grpc", "flower", "ray"])
+def test_an_engine_trains_the_parts_of_two_classes_of_devices_as_simulate_does(
+    engine: str, planning: Experiment, planned: Path, tmp_path: Path
+) -> None:
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed; it comes with the extra `ray`")
+    run = ENGINES[engine](planning, folder=tmp_path)
+    theirs, ours = read_records(run / "metrics.jsonl"), read_records(planned / "metrics.jsonl")
+    assert ours[1].plans is not None
+    assert theirs[1].plans is not None
+    assert theirs[1].plans.levels == ours[1].plans.levels == {0: 2, 1: 2}
+    assert theirs[1].plans.budgets == ours[1].plans.budgets
+    assert theirs[1].plans.predicted == ours[1].plans.predicted
+    assert [[part.replies for part in r.levels] for r in theirs] == [[], [2, 2]]
+    assert [r.levels for r in theirs] == [r.levels for r in ours]
+    assert [r.failures for r in theirs] == [()] * 2
+    assert theirs[1].recalibration is not None
+    assert theirs[1].recalibration.replies == 2, "of those that train the whole"
+    assert [r.accuracy for r in theirs] == [r.accuracy for r in ours]
+    assert (run / "model.safetensors").read_bytes() == (planned / "model.safetensors").read_bytes()
+
+
 @pytest.mark.slow
 def test_devices_that_join_choose_and_adjust_the_mask_that_simulate_does(tmp_path: Path) -> None:
     experiment = load_experiment(recipe="fedtiny", overrides=[parse_override(text) for text in CHOOSING])
@@ -86,3 +159,19 @@ def test_devices_that_join_choose_and_adjust_the_mask_that_simulate_does(tmp_pat
     assert [r.accuracy for r in theirs] == [r.accuracy for r in ours]
     models = [(run / "model.safetensors").read_bytes() for run in runs]
     assert models[0] == models[1]
+
+
+@pytest.mark.slow
+def test_devices_that_join_change_their_masks_as_in_a_simulation(tmp_path: Path) -> None:
+    experiment = load_experiment(recipe="feddst", overrides=[parse_override(text) for text in OWN_MASKS])
+    runs = []
+    for engine in ("local", "grpc"):
+        folder = tmp_path / engine
+        folder.mkdir()
+        runs.append(ENGINES[engine](experiment, folder=folder))
+    ours, theirs = (read_records(run / "metrics.jsonl") for run in runs)
+    assert [r.failures for r in theirs] == [()] * 4
+    assert [r.adjustment for r in theirs] == [r.adjustment for r in ours]
+    assert [r.adjustment is not None for r in theirs] == [False, True, True, False]
+    assert [r.updated for r in theirs] == [0, 0, 2, 2]
+    assert (runs[0] / "model.safetensors").read_bytes() == (runs[1] / "model.safetensors").read_bytes()

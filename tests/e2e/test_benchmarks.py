@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.budget.lines import LINES as BUDGET_LINES
+from benchmarks.budget.lines import class_experiment, experiment_of
 from benchmarks.faults.fuzz import valid_reply
 from benchmarks.faults.mutants import mutant_frames, mutant_reply
 from benchmarks.faults.rows import Outcome, Row, table
@@ -54,6 +56,17 @@ _SELECTION = {
     r"^memory\.growth\.(?:small|large)\.": "memory.growth.SIZE.",
 }
 
+# Those of budgets by network, storage, data set, line or size.
+_BUDGET = {
+    r"^prediction\.\w+\.(?:exact|int8|int4|topk)\.": "prediction.MODEL.STORAGE.",
+    r"^limit\.(?:mlp|conv4|resnet18|mobilenetv2)\.": "limit.MODEL.",
+    r"^fedmef\.(?:fashion-mnist|cifar10-jpeg|digits)\.": "fedmef.DATA.",
+    r"^fedmef\.DATA\.(?:rigl|fedmef[a-z-]*)\.": "fedmef.DATA.LINE.",
+    r"^classes\.budget\.\w+\.": "classes.budget.SIZE.",
+    r"^classes\.(?:mixed|small|large)\.": "classes.LINE.",
+    r"^((?:fedmef\.DATA|classes)\.LINE\.accuracy)\.[0-9]+$": r"\1.SEED",
+}
+
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
@@ -68,7 +81,7 @@ def explained(name: str) -> bool:
     # Of the sparse steps, by model, mask and density.
     stem = re.sub(r"^(resnet18|conv4|mobilenetv2)\.(uniform|erk)\.[0-9.]+\.", "CASE.", stem)
     stem = re.sub(r"^(\w+)\.(resnet18|conv4|mobilenetv2)\.", r"\1.MODEL.", stem)
-    for known, written in (_WIRE | _SELECTION).items():
+    for known, written in (_WIRE | _SELECTION | _BUDGET).items():
         stem = re.sub(known, written, stem)
     return f"`{stem}" in readme
 
@@ -176,6 +189,53 @@ def test_selection_and_adjustment_are_measured_beside_static_masks(tmp_path: Pat
     assert [name for name in figures if not explained(name)] == []
     assert f"| `fedtiny` - `synflow` | {figures['digits.0.1.fedtiny_over_synflow.points']:.2f} |" in done.stdout
     assert (tmp_path / "runs" / "selection-quick.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_budgets_are_predicted_kept_to_and_trained_with(tmp_path: Path) -> None:
+    done = bench("budget", "--quick", "--json", tmp_path / "figures.json", "--out", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert all(isinstance(value, int | float) for value in figures.values())
+    assert figures["prediction.worst"] >= figures["prediction.mean"] > 0
+    assert figures["reading.conv4.step_bytes"] > 0
+    assert (figures["limit.conv4.survived"], figures["budget.missed"]) == (1, 0)
+    peaks = {line: figures[f"fedmef.digits.{line}.peak_bytes"] for line in ("rigl", "fedmef")}
+    assert figures["fedmef.digits.less_memory"] == pytest.approx(1 - peaks["fedmef"] / peaks["rigl"])
+    assert figures["fedmef.digits.less_memory"] > 0.2
+    assert len({figures[f"fedmef.digits.{line}.kept"] for line in ("rigl", "fedmef")}) == 1, "adjustments keep as many"
+    sizes = [figures[f"classes.budget.{size}.bytes"] for size in ("small", "medium", "large")]
+    assert sizes == [sizes[0], 2 * sizes[0], 4 * sizes[0]]
+    assert figures["classes.budget.small.level"] > figures["classes.budget.large.level"] == 0
+    assert figures["classes.small.kept"] < figures["classes.mixed.kept"] == figures["classes.large.kept"]
+    gain = 100 * (figures["classes.mixed.accuracy"] - figures["classes.small.accuracy"])
+    assert figures["classes.mixed_minus_small"] == pytest.approx(gain)
+    assert [name for name in figures if not explained(name)] == []
+    assert "| `fedmef` |" in done.stdout
+
+
+def test_dynamic_lines_differ_only_in_what_they_are_about() -> None:
+    for quick in (False, True):
+        found = {line: experiment_of(line, data={}, seed=1, quick=quick) for line in BUDGET_LINES}
+        for one in found.values():
+            assert one.representation == "weights"
+            assert (one.data, one.fleet, one.evaluation) == (found["rigl"].data, found["rigl"].fleet, one.evaluation)
+            assert (one.pruning, one.rounds, one.seed) == (found["rigl"].pruning, found["rigl"].rounds, 1)
+            assert one.adjustment.every == found["rigl"].adjustment.every
+        assert [found[line].model.norm for line in BUDGET_LINES] == ["batch", "nsconv", "nsconv", "batch"]
+        assert [found[line].training.activations for line in BUDGET_LINES] == ["exact", "topk", "topk", "topk"]
+        assert [found[line].extrusion.penalty > 0 for line in BUDGET_LINES] == [False, True, False, True]
+
+
+def test_classes_have_memory_of_one_two_and_four_and_as_many_clients_each() -> None:
+    mixed, small, large = (
+        class_experiment(line, data={"data.name": "digits"}, seed=0, quick=True, smallest=10**7).fleet
+        for line in ("mixed", "small", "large")
+    )
+    assert [device.memory_bytes for device in mixed.devices] == [10**7, 2 * 10**7, 4 * 10**7]
+    assert mixed.device_counts == (4, 4, 4)
+    assert [device.memory_bytes for device in (*small.devices, *large.devices)] == [10**7, 4 * 10**7]
+    assert small.device_counts == large.device_counts == (12,)
 
 
 def test_static_lines_are_made_as_the_candidates_are() -> None:

@@ -292,3 +292,13 @@ def test_the_same_question_has_the_same_answer() -> None:
         found = solve([ASKED, *[w for w in ways if w != ASKED]], sizes.__getitem__, 35 * MB, cost=COSTS.__getitem__)
         assert isinstance(found, DevicePlan)
         assert found.chosen == AGAIN
+
+
+def test_a_request_that_looks_for_gradients_takes_what_that_does_where_it_is_more() -> None:
+    plain, grows = tiny(), tiny("adjustment.every=1", "adjustment.batch_size=4096")
+    (asked, *_), (also, *_) = plain.candidates, grows.candidates
+    assert plain.growth_bytes(asked) == 0
+    assert grows.growth_bytes(also) > plain.ledger(asked).peak
+    assert grows.predict(also) == grows.growth_bytes(also) + grows.request_bytes
+    few = tiny("adjustment.every=1", "adjustment.batch_size=2")
+    assert 0 < few.growth_bytes(few.candidates[0]) < grows.growth_bytes(also)

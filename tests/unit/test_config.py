@@ -95,7 +95,10 @@ def message_for(*overrides: str) -> str:
         ("privacy.delta=1", ["privacy.delta: found 1", "less than 1"]),
         (
             "recipe=hidenseak",
-            ["unknown recipe 'hidenseak' (did you mean 'hidenseek'?)", "fedavg, fedmef, fedtiny, gmp, hidenseek, rigl"],
+            [
+                "unknown recipe 'hidenseak' (did you mean 'hidenseek'?)",
+                "fedavg, feddst, fedmef, fedtiny, gmp, hidenseek, rigl",
+            ],
         ),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),
     ],

@@ -17,7 +17,7 @@ from hedgerow.server.control.board import StatusBoard
 from hedgerow.server.control.observers import FleetMetricsObserver, ManyFleetObservers, RunMetricsObserver
 from hedgerow.server.control.watcher import Watcher
 from hedgerow.server.grids.remote.view import FleetObserver
-from hedgerow.telemetry import CandidateRecord, Failure, SelectionRecord
+from hedgerow.telemetry import CandidateRecord, Failure, PlanRecord, SelectionRecord
 from hedgerow.telemetry.prometheus import FleetMetrics, RunMetrics
 from hedgerow.v1 import fleet_pb2 as pb
 from tests.unit.control_server import record
@@ -227,6 +227,34 @@ def test_the_selection_is_followed_step_by_step(tmp_path: Path) -> None:
                 "asks 2 devices for losses of the candidates",
                 "selection: tablet failed: the camera is broken",
                 "selection   1 candidate, random/erk wins with loss 2.250 (mean 2.250; 2 and 1 devices)",
+            ]
+
+    in_loop(work)
+
+
+def test_what_devices_say_of_their_memory_is_told(tmp_path: Path) -> None:
+    board = StatusBoard()
+    started(board, tmp_path)
+    failure = Failure(client="tablet\x1b", reason="the camera\nis broken")
+    plans = PlanRecord(
+        levels={0: 1, 2: 3}, refused=1, least_bytes=9_000_000, failures=(failure,), bytes_up=1000, bytes_down=7000
+    )
+    assert board.levels() == {}
+
+    async def work() -> None:
+        with board.subscribe() as watcher:
+            board.planning(clients=6)
+            board.planned({5: 0, 6: None})
+            board.planned({5: 1})
+            assert board.levels() == {5: 1, 6: None}
+            board.finished_round(record(1).model_copy(update={"plans": plans}), rounds=10)
+            assert (board.status().bytes_up, board.status().bytes_down) == (1100, 7200)
+            board.finished()
+            assert texts(await collect(watcher))[1:4] == [
+                "asks 6 devices how much memory they have",
+                "memory: tablet failed: the camera is broken",
+                "memory      enough for level 0: 1 device, for level 2: 3 devices; "
+                "too little: 1 device, 9.0 MB would do",
             ]
 
     in_loop(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from grpc import aio
+from rich.console import Console
+from rich.table import Table
 
 from hedgerow.errors import ConfigError, ConnectionLostError, HedgerowError, IdentityError, RunError
 from hedgerow.identity import channel_credentials, server_credentials
@@ -21,6 +24,7 @@ from hedgerow.server.control import service as service_module
 from hedgerow.server.control.board import StatusBoard
 from hedgerow.server.control.client import ControlClient, connected, credentials_for
 from hedgerow.server.control.service import MOST_WATCHERS, PIECE_BYTES
+from hedgerow.server.control.views import device_facts, devices_table
 from hedgerow.v1 import fleet_pb2 as pb
 from hedgerow.v1.fleet_pb2_grpc import ControlStub
 from hedgerow.wire.addresses import Address
@@ -72,6 +76,13 @@ def code_of(server: ControlServer, work: Callable[[Any], Awaitable[object]]) -> 
     return asyncio.run(call())
 
 
+def text_of(table: Table) -> str:
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
 async def downloaded(client: ControlClient) -> list[bytes]:
     return [piece async for piece in client.model()]
 
@@ -104,6 +115,25 @@ def test_devices_are_listed_with_all_that_is_known_of_them(server: ControlServer
         replies=3,
         rejected=1,
     )
+
+
+def test_devices_are_listed_with_the_part_of_the_network_that_they_have_memory_for(
+    server: ControlServer, board: StatusBoard
+) -> None:
+    (device,) = ask(server, lambda client: client.devices())
+    assert (device.HasField("level"), device.too_small) == (False, False)
+    assert device_facts(device)["level"] is None
+    assert text_of(devices_table([device])).count("level") == 0
+    board.planned({7: 0, 8: None})
+    (device,) = ask(server, lambda client: client.devices())
+    assert (device.HasField("level"), device.level, device.too_small) == (True, 0, False)
+    assert text_of(devices_table([device])).splitlines()[0].endswith("level")
+    assert text_of(devices_table([device])).splitlines()[-1].endswith("0")
+    board.planned({7: None})
+    (device,) = ask(server, lambda client: client.devices())
+    assert (device.HasField("level"), device.too_small) == (False, True)
+    assert device_facts(device)["too_small"] is True
+    assert text_of(devices_table([device])).splitlines()[-1].endswith("too small")
 
 
 def test_a_view_has_the_fields_of_the_message() -> None:

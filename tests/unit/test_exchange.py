@@ -329,6 +329,7 @@ MEASURES = Measures(
     update_bytes=4096,
     native_share=1.0,
     growth_bytes=8192,
+    held_bytes=2.0**40,
 )
 
 
@@ -340,10 +341,10 @@ def values_of(measures: Measures) -> Floats:
     return np.array(astuple(measures), dtype=np.float32)
 
 
-def test_measures_come_back_and_take_32_bytes() -> None:
+def test_measures_come_back_and_take_36_bytes() -> None:
     section = MEASURES.section()
     assert section.kind == pb.KIND_COUNTS
-    assert len(section.data) == 32
+    assert len(section.data) == 36
     assert Measures.read(sent([section])) == MEASURES
 
 
@@ -360,6 +361,7 @@ def test_measures_come_back_and_take_32_bytes() -> None:
         ("backward_bytes", -4, "'backward_bytes' is -4"),
         ("update_bytes", 3e38, "'update_bytes' is 3e\\+38"),
         ("growth_bytes", -1, "'growth_bytes' is -1"),
+        ("held_bytes", -1, "'held_bytes' is -1"),
         ("native_share", 1.25, r"'native_share' is 1\.25; it has to be 0 to 1"),
         ("native_share", -0.25, r"'native_share' is -0\.25"),
     ],
@@ -384,6 +386,6 @@ def test_a_measure_that_is_not_finite_is_refused(index: int, value: float) -> No
 def test_measures_that_are_missing_or_of_another_number_are_refused() -> None:
     with pytest.raises(PayloadError, match="KIND_COUNTS is missing"):
         Measures.read({})
-    for count in (0, 7, 9):
-        with pytest.raises(PayloadError, match=f"KIND_COUNTS has {count} symbols, expected 8"):
+    for count in (0, 8, 10):
+        with pytest.raises(PayloadError, match=f"KIND_COUNTS has {count} symbols, expected 9"):
             read(np.ones(count, dtype=np.float32))

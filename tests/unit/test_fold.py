@@ -255,11 +255,11 @@ BAD: dict[str, tuple[Callable[[], Reply], str]] = {
     "no counts": (lambda: reply(5, data=without(pb.KIND_COUNTS)), "KIND_COUNTS is missing"),
     "too few counts": (
         lambda: reply(5, data=payload(measures=counts_section(np.ones(6, np.float32)))),
-        "6 symbols, expected 8",
+        "6 symbols, expected 9",
     ),
     "too many counts": (
-        lambda: reply(5, data=payload(measures=counts_section(np.ones(9, np.float32)))),
-        "9 symbols, expected 8",
+        lambda: reply(5, data=payload(measures=counts_section(np.ones(10, np.float32)))),
+        "10 symbols, expected 9",
     ),
     "counts in another codec": (
         lambda: reply(5, data=payload(measures=replace(MEASURES.section(), codec=pb.CODEC_FLOAT16))),
@@ -267,7 +267,7 @@ BAD: dict[str, tuple[Callable[[], Reply], str]] = {
     ),
     "counts too short": (
         lambda: reply(5, data=payload(measures=replace(MEASURES.section(), data=bytes(31)))),
-        "take 32 bytes, found 31",
+        "take 36 bytes, found 31",
     ),
     "loss nan": (lambda: with_measure("loss", math.nan), "not finite"),
     "loss inf": (lambda: with_measure("loss", math.inf), "not finite"),
@@ -348,13 +348,13 @@ def test_entropies_and_lengths_are_those_of_the_sections() -> None:
     opposite = plain_bits_section(pb.KIND_SIGNS, PackedBits.from_bools(np.array([False, False, False, True])))
     fold.take(reply(1, data=payload(kept=SIGNS)), name="client-1")
     fold.take(reply(2, data=payload(kept=opposite)), name="client-2")
-    # One and three of four signs turn: H(1/4) = H(3/4) = 0.8112781 bits, four times; three floats and eight counts.
+    # One and three of four signs turn: H(1/4) = H(3/4) = 0.8112781 bits, four times; three floats and nine counts.
     signs = 4 * 0.8112781 / 8
-    assert fold.entropies == pytest.approx([signs + 12 + 32] * 2)
+    assert fold.entropies == pytest.approx([signs + 12 + 36] * 2)
     sections = fold.sections()
     assert list(sections) == ["counts/float32", "floats/float32", "signs/bits"]
-    assert [section.bytes for section in sections.values()] == [2 * 32, 2 * 12, 2]
-    assert [section.entropy for section in sections.values()] == pytest.approx([2 * 32, 2 * 12, 2 * signs])
+    assert [section.bytes for section in sections.values()] == [2 * 36, 2 * 12, 2]
+    assert [section.entropy for section in sections.values()] == pytest.approx([2 * 36, 2 * 12, 2 * signs])
 
 
 def test_signs_are_read_from_whom_codes_plainly() -> None:
@@ -378,7 +378,7 @@ def test_ternary_votes_count_where_their_client_does_not_abstain() -> None:
     assert fold.kept.mean().tolist() == [0.25, -0.25, -0.75, 1]
     assert fold.flips == [], "directions say nothing of signs"
     # Two of four the same, and each of the others once: 1.5 bits a vote.
-    assert fold.entropies[0] == pytest.approx(0.75 + 12 + 32)
+    assert fold.entropies[0] == pytest.approx(0.75 + 12 + 36)
     assert fold.sections()["drift/bytes_zstd"].entropy == pytest.approx(0.75)
     assert 0 <= fold.sections()["drift/symbols_rans"].entropy <= 0.75
 
@@ -407,7 +407,7 @@ def test_weights_are_folded_as_floats_without_flips() -> None:
     assert fold.failures == []
     assert fold.kept.mean().tolist() == [3, -3, 3, -3]
     assert fold.flips == []
-    assert fold.entropies == [4.0 * 4 + 4.0 * 3 + 4.0 * 8]
+    assert fold.entropies == [4.0 * 4 + 4.0 * 3 + 4.0 * 9]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 2.0**20])
@@ -461,7 +461,7 @@ def test_the_longest_payload_that_can_be_meant_is_looked_at() -> None:
 
 
 @settings(max_examples=100)
-@given(st.binary(max_size=80), st.lists(st.floats(width=32), min_size=8, max_size=8))
+@given(st.binary(max_size=80), st.lists(st.floats(width=32), min_size=9, max_size=9))
 def test_whatever_arrives_is_folded_or_noted(data: bytes, measures: list[float]) -> None:
     fold = new_fold()
     fold.take(reply(1, data=data), name="client-1")
@@ -532,7 +532,7 @@ def test_what_is_folded_is_what_the_exchange_reads(case: str) -> None:
     assert isinstance(floats.values, np.ndarray)
     assert fold.kept.mean() == pytest.approx(values, abs=1e-6)
     assert fold.floats.mean() == pytest.approx(floats.values, abs=1e-6)
-    assert fold.entropies == [kept.entropy + floats.entropy + 32]
+    assert fold.entropies == [kept.entropy + floats.entropy + 36]
     assert math.fsum(found.entropy for found in fold.sections().values()) == pytest.approx(fold.entropies[0])
     assert sum(found.bytes for found in fold.sections().values()) == sum(len(s.data) for s in sections.values())
 

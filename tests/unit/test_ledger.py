@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_an_optimiser_without_state_and_frozen_magnitudes_are_counted() -> None:
 def test_activations_are_counted_in_the_bits_that_hold_them() -> None:
     # 8 bits are not exact, so the ReLU has 30 of its own; the samples are held as they are by whoever has them.
     found = ledger(SMALL, MASK, (4,), replace(NATIVE, value_bits=8, input_bits=4))
-    assert found.activations == {"0": 160, "2": 30 + 4}
+    assert found.activations == {"0": 160, "2": 15 + 4}
     # Only the gradient of the last layer's weights needs what comes out of torch's ReLU.
     found = ledger(SMALL, MASK, (4,), replace(NATIVE, native=False, value_bits=8, input_bits=4))
     assert found.activations == {"0": 160, "1": 4, "2": 15}
@@ -278,3 +279,31 @@ def measured(name: str, *, kernels: Kernels, kind: Kind = "exact", recompute: bo
     found = calibrating._step(experiment, input_shape=shape, classes=10)
     network = traced(build_model(name, input_shape=shape, classes=10, seed=0), shape)
     return found, ledger_of(network, found.kept, plan_of(experiment, native=kernels == "native"))
+
+
+def test_standardised_weights_are_held_beside_those_they_are_made_of_and_always_have_positions() -> None:
+    shape = (1, 8, 8)
+    models = {norm: build_model("mlp", input_shape=shape, classes=3, norm=norm, seed=0) for norm in ("none", "nsconv")}
+    plain, standard = (traced(model, shape) for model in models.values())
+    assert plain.standard == frozenset()
+    assert standard.standard < standard.sizes.keys(), "all but the last layer"
+    kept = dict.fromkeys(plain.sizes, 100)
+    dense = replace(NATIVE, native=False)
+    more = {
+        name: ledger_of(standard, kept, dense).activations.get(name, 0) - size
+        for name, size in ledger_of(plain, kept, dense).activations.items()
+        if f"{name}.weight" in kept
+    }
+    assert more == {name: 400 if f"{name}.weight" in standard.standard else 0 for name in more}
+    whole = {name: prod(size) for name, size in standard.sizes.items()}
+    assert ledger_of(plain, whole, dense).indices == 0
+    assert ledger_of(standard, whole, dense).indices > 0
+
+
+def test_only_standardised_layers_hold_less_where_only_they_are_to() -> None:
+    plan = Plan(samples=4, input_bits=8, standard_only=True)
+    assert (plan.bits_of_input(standard=True), plan.bits_of_input(standard=False)) == (8, 32)
+    assert replace(plan, standard_only=False).bits_of_input(standard=False) == 8
+    settings = TrainingSettings(activations="topk", topk_layers="standardised")
+    experiment = Experiment(model=ModelSettings(norm="nsconv"), training=settings)
+    assert plan_of(experiment, native=False).standard_only

@@ -9,23 +9,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 
 from hedgerow.assembly import dataset_of, exchange_of, mask_of, model_of
 from hedgerow.budget import GUARD, Candidate, class_of
 from hedgerow.client import app as client_app
 from hedgerow.client.answer import Workshop
 from hedgerow.client.memory import ClientState
-from hedgerow.client.planning import Room, exhausted, more_guarded, room_of, warm
+from hedgerow.client.planning import Room, exhausted, following_guard, more_guarded, room_of, warm
 from hedgerow.client.source import Source, source_in
 from hedgerow.codec import Header, decode_payload, encode_payload
 from hedgerow.config import Experiment
 from hedgerow.config.load import load_experiment, parse_override
 from hedgerow.errors import BudgetError, OverrunError, PayloadError
-from hedgerow.exchange import plan_request, read_plan
+from hedgerow.exchange import Measures, plan_request, read_plan
 from hedgerow.pruning import prunable_tensors
 from hedgerow.sparse import float_tensors, read_vector
+from hedgerow.telemetry.memory import Resident
 from hedgerow.v1 import payload_pb2 as pb
+from hedgerow.wire.flower import assign_message_id, content_of, identify_process
 
 SMALL = Source(client=0, part=0, parts=None)
 CLASSES = 'fleet.devices=[{name="small",share=0.5,memory="8MB"},{name="large",share=0.5,memory="64MB"}]'
@@ -141,6 +143,52 @@ def test_an_allocation_that_fails_ends_the_request_and_leaves_more_to_spare(
         setting.payload(None)
     monkeypatch.undo()
     assert setting.payload(Room(10**9, 2.3))
+
+
+def test_what_a_request_held_is_measured_and_told(setting: Setting) -> None:
+    resident = Resident()
+    answer = setting.workshop.answer(
+        setting.request, client=0, state=ClientState(), room=Room(10**9), resident=resident
+    )
+    assert answer.held is not None
+    measures = Measures.read(decode_payload(answer.payload, limit=10**8)[1])
+    assert measures.held_bytes == np.float32(answer.held)
+    unknown = Measures.read(decode_payload(setting.payload(Room(10**9)), limit=10**8)[1])
+    assert unknown.held_bytes == 0
+
+
+def test_a_wrong_prediction_is_noticed_and_the_next_plan_leaves_more_to_spare(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Beside it the step of such a small network is next to nothing.
+    monkeypatch.setattr("hedgerow.budget.deciding._REQUEST", 0)
+    kept = setting.mask.layer_kept()
+    asked = setting.workshop._planner.required(kept, Room(10**9, 1.0))
+    room = Room(asked.asked_bytes, 1.0)
+    assert setting.workshop._planner.required(kept, room).chosen == Candidate.of(setting.experiment), "it just fits"
+
+    class Swollen(Resident):
+        def held(self) -> int:
+            return asked.asked_bytes + 1
+
+    context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
+    base = client_app._Base(None, room.budget, Swollen())
+    monkeypatch.setattr(client_app, "_workshop", lambda *_: (setting.workshop, base))
+    monkeypatch.setattr(client_app, "experiment_in", lambda _: setting.experiment)
+    monkeypatch.setattr(client_app, "source_in", lambda *_, **__: replace(SMALL, memory=room.budget))
+    monkeypatch.setattr(client_app, "GUARD", 1.0)
+    identify_process()
+    message = Message(content_of(setting.request), dst_node_id=2, message_type="train", group_id="1")
+    assign_message_id(message)
+    assert client_app.train(message, context).has_content()
+    guard = client_app._guard_in(context)
+    assert guard == more_guarded(1.0)
+    assert setting.workshop._planner.required(kept, Room(room.budget, guard)).chosen != asked.asked
+
+
+@pytest.mark.parametrize(("held", "guard"), [(None, 1.05), (0, 1.05), (100, 1.05), (101, 1.05 * 1.15)])
+def test_only_what_held_more_than_there_was_leaves_more_to_spare(held: int | None, guard: float) -> None:
+    assert following_guard(Room(100, 1.05), held) == pytest.approx(guard)
 
 
 def test_what_says_that_there_is_no_memory_is_told_from_other_failures() -> None:

@@ -30,8 +30,10 @@ from hedgerow.telemetry import (
     AdjustmentRecord,
     CandidateRecord,
     Failure,
+    LevelRecord,
     Measured,
     PhaseBytes,
+    PlanRecord,
     RecalibrationRecord,
     RoundRecord,
     SectionBytes,
@@ -155,6 +157,29 @@ def test_adjustments_and_recalibrations_are_counted() -> None:
     assert value("hedgerow_grown_weights_total") == 84
     assert value("hedgerow_recalibrations_total") == 1
     assert value("hedgerow_message_bytes_total", {"direction": "down"}) == 3 * 200 + 900
+
+
+def test_parts_of_the_network_are_counted_and_devices_that_are_refused() -> None:
+    metrics = RunMetrics()
+    parts = tuple(LevelRecord(level=level, kept=100 >> level, replies=level + 1, examples=10) for level in (0, 1, 2, 9))
+    failure = Failure(client="client-0002", reason="x", kind="metrics")
+    plans = PlanRecord(
+        levels={0: 2, 1: 1}, refused=3, least_bytes=8, failures=(failure,), bytes_up=1000, bytes_down=2000
+    )
+    metrics.restore(RECORD.model_copy(update={"levels": parts, "plans": plans}))
+    value = metrics.registry.get_sample_value
+    assert value("hedgerow_refused_devices") == 0, "who was refused before is asked anew"
+    metrics.observe(RECORD.model_copy(update={"levels": parts, "plans": plans}))
+    metrics.observe(RECORD.model_copy(update={"levels": parts}))
+    assert [value("hedgerow_level_replies_total", {"level": level}) for level in ("0", "1", "2", "7", "other")] == [
+        *(2, 4, 6, 0),
+        20,
+    ]
+    assert [value("hedgerow_level_kept_weights", {"level": level}) for level in ("0", "1", "2")] == [100, 50, 25]
+    assert value("hedgerow_refused_devices") == 3
+    assert value("hedgerow_message_bytes_total", {"direction": "up"}) == 2 * 100 + 1000
+    assert value("hedgerow_replies_total", {"result": "folded"}) == 2 * 2 + 6
+    assert value("hedgerow_failed_replies_total", {"kind": "metrics"}) == 1
 
 
 def test_what_is_not_known_yet_is_not_a_number() -> None:

@@ -122,6 +122,12 @@ def test_looking_for_gradients_of_pruned_weights_is_a_phase_of_its_own(state: Ro
     assert found.client_peak_bytes == 900
 
 
+def test_the_most_that_a_request_held_is_recorded_where_somebody_measured_it(state: RoundState, bench: Bench) -> None:
+    measures = replace(said(100, 300, 50, 1.0), held_bytes=5000)
+    assert recorded(state, bench, measures, said(1, 2, 3, 1.0)).measured.client_held_bytes == 5000
+    assert recorded(state, bench, said(1, 2, 3, 1.0)).measured.client_held_bytes is None
+
+
 def test_what_was_computed_is_about_the_kernels_that_clients_used(state: RoundState, bench: Bench) -> None:
     native = recorded(state, bench, said(1, 1, 1, 0.9)).measured.client_ledger_bytes
     dense = recorded(state, bench, said(1, 1, 1, 0.1)).measured.client_ledger_bytes

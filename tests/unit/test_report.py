@@ -25,7 +25,7 @@ from hedgerow.server.report.render import HOW_TO_LOAD
 from hedgerow.server.report.settings_text import settings_text
 from hedgerow.server.report.summary import tiles
 from hedgerow.server.report.tables import FAILURES_SHOWN
-from hedgerow.telemetry.records import Failure, Measured, PhaseBytes, RoundRecord
+from hedgerow.telemetry.records import Failure, LevelRecord, Measured, PhaseBytes, PlanRecord, RoundRecord
 from hedgerow.units import bytes_text, clean_text, percent_text, seconds_text
 
 SIZES = Sizes(dense_model_bytes=40_000)
@@ -309,6 +309,51 @@ def test_measured_peaks_stand_beside_the_computed_ones(build: Build) -> None:
     assert shown[shown.index("Most that a layer needs beside (conv2)") + 1] == "7.0 kB"
     assert "computed: 64.0 kB" in page
     assert "… computed" in shown
+
+
+def test_what_devices_have_memory_for_is_told(build: Build) -> None:
+    levels = tuple(LevelRecord(level=k, kept=1000 >> k, replies=2 - k, examples=9) for k in (0, 1, 2))
+    first = PlanRecord(
+        levels={0: 2, 1: 1},
+        refused=1,
+        least_bytes=9_000_000,
+        budgets={0: 30_000_000, 1: 12_000_000},
+        predicted={0: 25_000_000, 1: 11_000_000},
+        failures=(Failure(client=HOSTILE, reason="late"),),
+        bytes_up=1,
+        bytes_down=1,
+    )
+    second = PlanRecord(
+        levels={0: 1},
+        refused=2,
+        least_bytes=8_000_000,
+        budgets={0: 28_000_000},
+        predicted={0: 26_000_000},
+        bytes_up=1,
+        bytes_down=1,
+    )
+    records = [record(0), record(1, levels=levels, plans=first), record(2, levels=levels, plans=second)]
+    page = build(records)
+    shown = cells(page)
+    start = shown.index("the whole")
+    assert shown[start : start + 18] == [
+        *("the whole", "1,000", "3", "28.0 MB", "26.0 MB", "4"),
+        *("level 1", "500", "1", "12.0 MB", "11.0 MB", "2"),
+        *("level 2", "250", "0", "–", "–", "0"),
+    ]
+    assert "3 devices have too little memory for each part and did not train; 8.0 MB would do for the nearest" in page
+    assert HOSTILE not in page
+    assert "late" in shown
+
+
+def test_a_run_of_one_part_tells_its_devices_memory_too(build: Build) -> None:
+    plan = PlanRecord(
+        levels={0: 4}, refused=0, budgets={0: 10_000_000}, predicted={0: 9_000_000}, bytes_up=1, bytes_down=1
+    )
+    shown = cells(build([record(0), record(1, plans=plan), record(2)]))
+    start = shown.index("the whole")
+    assert shown[start : start + 6] == ["the whole", "500", "4", "10.0 MB", "9.0 MB", "8"]
+    assert "the whole" not in cells(build([record(0), record(1)]))
 
 
 def test_what_computes_each_layer_and_how_fast_is_told(build: Build) -> None:

@@ -14,7 +14,7 @@ import torch
 from hedgerow.assembly import mask_of
 from hedgerow.client.answer import Workshop
 from hedgerow.codec import Growth, decode_payload, encode_payload, has_mask
-from hedgerow.errors import TooFewRepliesError
+from hedgerow.errors import FailureKind, TooFewRepliesError
 from hedgerow.exchange import NodePlan, plan_reply
 from hedgerow.pruning import Mask
 from hedgerow.server.aggregation import FloatMean, Nested
@@ -85,8 +85,8 @@ def run_of(representation: str, norms: str = "private") -> Run:
     return Run(representation, norms=norms)
 
 
-def failed(why: str) -> Callable[[Request], Iterable[Reply]]:
-    return lambda request: [Reply(request.node, None, why, {}, 1, 1)]
+def failed(why: str, *, kind: FailureKind = "device") -> Callable[[Request], Iterable[Reply]]:
+    return lambda request: [Reply(request.node, None, why, {}, 1, 1, kind)]
 
 
 def same(a: Round, b: Round) -> bool:
@@ -328,6 +328,8 @@ def test_devices_are_asked_once_which_part_they_have_memory_for() -> None:
     assert first.fold.replies == {0: 1, 1: 1, 2: 1}
     assert first.plans is not None
     assert (first.plans.levels, first.plans.refused, first.plans.failures) == ({0: 1, 1: 1, 2: 1}, 0, ())
+    assert first.plans.budgets == {0: 100, 1: 100, 2: 100}
+    assert first.plans.predicted == {0: 90, 1: 90, 2: 90}
     assert first.plans.bytes_up > 0
     assert first.plans.bytes_down == sum(map(len, devices.asked[0].values()))
     assert same(first, run.play(run.first(), run.devices())), "asking changes nothing else"
@@ -371,3 +373,39 @@ def test_who_does_not_say_is_left_out_and_asked_again() -> None:
     second = run.play(first.state, devices, planner=planner)
     assert second.state.plans == LEVELS
     assert second.fold.clients == set(LEVELS)
+
+
+def test_a_device_that_failed_for_want_of_memory_is_asked_anew_and_trains_what_fits() -> None:
+    run, planner = run_of("weights"), Planner()
+    answers = {(0, FIRST + place): fits(place) for place in range(3)}
+    answers |= {(1, FIRST): failed("too little", kind="memory"), (2, FIRST): fits(2)}
+    devices = run.devices(instead=answers)
+    first = run.play(run.first({}), devices, planner=planner)
+    assert first.fold.clients == {FIRST + 1, FIRST + 2}
+    assert planner.again == {FIRST}
+    second = run.play(first.state, devices, planner=planner)
+    assert devices.rounds == [1, 1, 2, 2]
+    assert second.plans is not None
+    assert second.plans.levels == {2: 1}
+    assert second.state.plans == {**LEVELS, FIRST: 2}
+    assert second.fold.replies == {1: 1, 2: 2}
+    assert planner.again == set()
+
+
+def test_a_device_for_which_nothing_fits_any_more_is_left_out() -> None:
+    run, planner = run_of("weights"), Planner()
+    answers = {(0, FIRST + place): fits(place) for place in range(3)}
+    answers |= {(1, FIRST): failed("too little", kind="memory"), (2, FIRST): says(REFUSED)}
+    devices = run.devices(instead=answers)
+    second = run.play(run.play(run.first({}), devices, planner=planner).state, devices, planner=planner)
+    assert list(second.cohort) == [FIRST + 1, FIRST + 2]
+
+
+def test_a_device_that_held_more_than_it_has_is_to_plan_anew_and_no_other() -> None:
+    run, planner = run_of("weights"), Planner()
+    devices = run.devices(instead={(0, FIRST + place): fits(place) for place in range(3)})
+    played = run.play(run.first({}), devices, planner=planner)
+    assert planner.again == set(), "nobody measured it"
+    played.fold.peaks = {FIRST: 100.0, FIRST + 1: 101.0, 7: 1e9}
+    planner.heard(played.fold)
+    assert planner.again == {FIRST + 1}, "of 100 bytes that each has; what number 7 has nobody knows"

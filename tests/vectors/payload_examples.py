@@ -23,7 +23,7 @@ __all__ = ["PAYLOAD_EXAMPLES"]
 _COUNTS = {
     "examples": 120, "loss": 0.75, "seconds": 1.5,
     "forward_bytes": 1000000.0, "backward_bytes": 2000000.0, "update_bytes": 300000.0, "native_share": 1.0,
-    "growth_bytes": 2500000.0,
+    "growth_bytes": 2500000.0, "held_bytes": 9000000.0,
 }  # fmt: skip
 _THETA = np.clip(normals("theta", KEPT, scale=0.4), -1, 1)
 _FIRST = np.concatenate(
@@ -211,11 +211,32 @@ def _marked_story(name: str, settings: dict[str, Json]) -> list[Example]:
     ]
 
 
+def _own_story(name: str, settings: dict[str, Json]) -> list[Example]:
+    """A round in which the device changes the mask itself, and the reply under its own mask."""
+    both = {"settings": settings, "tensors": TENSORS}
+    exchange = exchange_in(both)
+    first = told_version(exchange.version(1, mask_in(MASK, exchange).digest, kept=_THETA, floats=_FIRST))
+    known = {**both, "mask": MASK, "version": first, "growth": _GROWTH}
+    return [Example(f"{name}: the reply", "reply", known, {**_TRAINED, "own_mask": _NEW_MASK})]
+
+
 PAYLOAD_EXAMPLES = (
     *(example for name, settings in _SETTINGS.items() for example in _story(name, settings)),
     *(example for name, settings in _MOVING.items() for example in _moving_story(name, settings)),
     *_marked_story(
         "weights that are pressed, bfloat16 down",
         {"representation": "weights", "wire": {"down": "bf16"}},
+    ),
+    *_own_story(
+        "a mask of one's own, bfloat16 down, multiples of steps up",
+        {
+            "representation": "weights",
+            "adjustment": {"every": 1, "by": "devices"},
+            "wire": {"down": "bf16", "up": "uniform"},
+        },
+    ),
+    *_own_story(
+        "a mask of one's own, plain",
+        {"representation": "weights", "adjustment": {"every": 1, "by": "devices"}, "wire": {"coder": "plain"}},
     ),
 )

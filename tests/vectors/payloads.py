@@ -6,7 +6,17 @@ import numpy as np
 
 from hedgerow.codec import Growth, Header, Section, Votes, decode_payload, encode_payload, has_mask
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Exchange, Measures, Version, asked_counts, growth_section, marked_counts, read_growth
+from hedgerow.exchange import (
+    Exchange,
+    Measures,
+    Version,
+    asked_counts,
+    growth_section,
+    marked_counts,
+    own_mask_section,
+    read_growth,
+    read_own_mask,
+)
 from hedgerow.privacy import seeded_words
 from hedgerow.pruning import Mask, Moves, marked
 from hedgerow.v1 import payload_pb2 as pb
@@ -95,11 +105,19 @@ def _growth(told: Knows) -> tuple[Growth, ...]:
     return tuple(Growth(*said) for said in told.get("growth", []))
 
 
+def _own_masks(knows: Knows) -> bool:
+    settings = knows["settings"].get("adjustment", {})
+    return bool(settings.get("by") == "devices" and _growth(knows))
+
+
 def _write_reply(knows: Knows, trained: Knows) -> dict[str, Json]:
     exchange = exchange_in(knows)
-    mask = mask_in(knows["mask"], exchange)
+    sent = mask = mask_in(knows["mask"], exchange)
     version = version_in(knows["version"], mask, exchange)
     assert version is not None
+    if _own_masks(knows):
+        mask = mask_in(trained["own_mask"], exchange)
+        version = exchange.carried(version, Moves.between(sent, mask), mask_digest=mask.digest)
     start = exchange.starts(version)
     generator = np.random.Generator(np.random.PCG64(1))
     said = exchange.reply(
@@ -112,7 +130,9 @@ def _write_reply(knows: Knows, trained: Knows) -> dict[str, Json]:
         draw=seeded_words(generator),
     )
     sections = [*(one.section for one in said), Measures(**trained["counts"]).section()]
-    if any(asked.count for asked in _growth(knows)):
+    if _own_masks(knows):
+        sections.append(own_mask_section(mask, sent=sent, exchange=exchange))
+    elif any(asked.count for asked in _growth(knows)):
         found = {
             name: (np.array(positions, dtype=np.int64), np.array(values, dtype=np.float32))
             for name, (positions, values) in trained["gradients"].items()
@@ -128,6 +148,9 @@ def _read_reply(knows: Knows, sent: Knows) -> Json:
     header, sections = decode_payload(bytes.fromhex(sent["data"]), limit=LIMIT)
     version = version_in(knows["version"], mask, exchange)
     assert version is not None
+    if _own_masks(knows):
+        sent_mask, mask = mask, read_own_mask(sections, sent=mask, growth=_growth(knows), exchange=exchange)
+        version = exchange.carried(version, Moves.between(sent_mask, mask), mask_digest=mask.digest)
     kept, floats = exchange.read_reply(sections, version=version, layers=layers_of(mask))
     counts = Measures.read(sections)
     assert isinstance(floats.values, np.ndarray)
@@ -140,7 +163,9 @@ def _read_reply(knows: Knows, sent: Knows) -> Json:
         "floats": listed(floats.values),
         "counts": {name: getattr(counts, name) for name in counts.__dataclass_fields__},
     }
-    if any(asked.count for asked in _growth(knows)):
+    if _own_masks(knows):
+        holds["mask"] = packed(mask.flat())
+    elif any(asked.count for asked in _growth(knows)):
         found = read_growth(sections, mask=mask, growth=_growth(knows))
         holds["gradients"] = {
             name: {"positions": listed(positions), "values": listed(values)}

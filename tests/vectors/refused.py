@@ -127,6 +127,7 @@ def _refused_changes(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Js
     """Of masks that change."""
     data, top = _data_of(found), "largest values in bfloat16"
     story = "a mask that changes, drift, bfloat16 down"
+    own, whole = (f"a mask of one's own, {how}: the reply" for how in ("bfloat16 down, multiples of steps up", "plain"))
     pressed = "weights that are pressed, bfloat16 down"
     marks, of_one, alone = (
         f"{pressed}: {what}"
@@ -152,6 +153,8 @@ def _refused_changes(bad: Bad, found: Mapping[str, Vector]) -> list[dict[str, Js
         ),
         bad("nothing is said of a tensor", alone, data=data(alone).replace("520408011802", "520408011800")),
         bad("gradients of a tensor that was only marked", of_one, knows={"growth": [[0, 0, 4], [1, 3]]}),
+        bad("a mask of one's own that gains more than was asked for", own, knows={"growth": [[0, 2], [1, 6]]}),
+        bad("a mask of one's own that changes a tensor that was not asked for", whole, knows={"growth": [[0, 3]]}),
         bad("a change of another mask", changed, knows={"mask": found[changed]["holds"]["mask"]}),
         bad("a change of a mask, for who has none", changed, knows={"mask": None, "version": None}),
         bad("changed values for who has the mask and no version", changed, knows={"version": None}),

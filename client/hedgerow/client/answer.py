@@ -16,7 +16,8 @@ from hedgerow.client.looking import Looker, losses, moments_of, statistics, told
 from hedgerow.client.memory import ClientState, Memories
 from hedgerow.client.planning import Planner, Room, exhausted, more_guarded
 from hedgerow.client.pool import pool_in
-from hedgerow.client.training import Trained, train
+from hedgerow.client.readjusting import OwnMask, first_steps, own_mask
+from hedgerow.client.training import Trained, joined, step_count, train
 from hedgerow.codec import (
     Candidate,
     Header,
@@ -30,12 +31,13 @@ from hedgerow.codec import (
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Indices, Samples
 from hedgerow.errors import DataError, OverrunError, PayloadError
-from hedgerow.exchange import Measures, Version, asked_levels, marked_counts, plan_reply
+from hedgerow.exchange import Measures, Version, asked_levels, marked_counts, own_mask_section, plan_reply
 from hedgerow.files import sealed
 from hedgerow.privacy import Draw, seeded_words
 from hedgerow.pruning import Mask, marked
 from hedgerow.seeds import derive_seed, numpy_generator
 from hedgerow.sparse import KeptNetwork, read_vector, write_vector
+from hedgerow.telemetry.memory import Resident
 from hedgerow.units import clean_text, size_text
 from hedgerow.v1 import payload_pb2 as pb
 
@@ -46,10 +48,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A client's reply, and its new state."""
+    """A client's reply, and its new state.
+
+    Attributes:
+        payload: the reply.
+        state: what the client remembers from now on.
+        held: bytes that the process held at most while it trained; None where that was not measured.
+    """
 
     payload: bytes
     state: ClientState
+    held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ class Workshop:
         part: int | None = None,
         draw: Draw | None = None,
         room: Room | None = None,
+        resident: Resident | None = None,
     ) -> Answer:
         """Does what `request` asks for: trains a network, or looks at some.
 
@@ -107,6 +117,7 @@ class Workshop:
             draw: where the noise of privacy comes from; when None, the seed, which makes a simulation repeatable and
                 protects nobody.
             room: memory that it plans for; None: it trains as the settings say.
+            resident: measures what the process holds for it; nobody does when None.
 
         Raises:
             BudgetError: there is too little memory to train this network in any way.
@@ -116,8 +127,12 @@ class Workshop:
             DataError: there is no such part.
             TrainingError: a loss is not finite, or there are too few samples.
         """
+        if resident is not None:
+            resident.begin()
         try:
-            return self._answered(request, client=client, state=state, part=part, draw=draw, room=room)
+            return self._answered(
+                request, client=client, state=state, part=part, draw=draw, room=room, resident=resident
+            )
         except (MemoryError, RuntimeError) as error:
             if room is None or not exhausted(error):
                 raise
@@ -138,6 +153,7 @@ class Workshop:
         part: int | None,
         draw: Draw | None,
         room: Room | None,
+        resident: Resident | None,
     ) -> Answer:
         header, sections = decode_payload(request, limit=self._limit(networks=self.experiment.selection.candidates))
         if header.experiment != self._experiment_digest:
@@ -149,7 +165,9 @@ class Workshop:
             case pb.TASK_TRAIN:
                 if len(request) > self._limit():
                     raise PayloadError(f"a request to train of {len(request)} bytes", kind="bounds")
-                return self._trained(header, sections, state, samples=samples, client=client, draw=draw, room=room)
+                return self._trained(
+                    header, sections, state, samples=samples, client=client, draw=draw, room=room, resident=resident
+                )
             case pb.TASK_RECALIBRATE:
                 return self._recalibrated(request, header, sections, state, looker=looker, room=room)
             case pb.TASK_EVALUATE:
@@ -170,37 +188,49 @@ class Workshop:
         client: int,
         draw: Draw | None,
         room: Room | None,
+        resident: Resident | None,
     ) -> Answer:
         memories = Memories(self.exchange, state, limit=self._limit())
         built, version = self._started(header, sections, memories, room=room)
-        network, layers = built.client.network, built.layers
+        sent, layers = built.digest, built.layers
         began, seed = time.perf_counter(), self.experiment.seed
-        # One network serves many clients, whose results must not depend on who trained before.
-        built.client.storage.reseed(derive_seed(seed, "activations", header.round, client))
-        # A user's model may draw from torch's global generator, in dropout for example.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(seed, "training", header.round, client))
-            trained = train(
-                network,
-                samples,
-                dataset=self.dataset,
-                experiment=built.experiment,
-                round=header.round,
-                generator=numpy_generator(seed, "batches", header.round, client),
-                extrusion=self._extrusion(header, version, layers=layers),
-            )
+        own, start, asked = None, version, any(asked.count for asked in header.growth)
+        residuals = memories.residuals(sent, layers=layers)
+        if asked and self.experiment.adjustment.by == "devices":
+            steps = step_count(len(samples), built.experiment.training)
+            first = first_steps(steps, after=self.experiment.adjustment.after)
+            trained = self._train(built, samples, header, client=client, part=slice(first))
+            own = self._own_mask(built, header, memories, samples=samples, client=client)
+            # There is room for one network.
+            del built
+            built = self._build(own.mask, room=room)
+            write_vector(built.client.network.kept, own.kept)
+            write_vector(built.client.network.floats, own.floats)
+            if first < steps:
+                rest = self._train(built, samples, header, client=client, part=slice(first, None))
+                trained = joined(trained, rest)
+            start = self.exchange.carried(version, own.moves, mask_digest=own.mask.digest)
+            residuals = own.residual(residuals[0]), residuals[1]
+        else:
+            extrusion = self._extrusion(header, version, layers=layers)
+            trained = self._train(built, samples, header, client=client, extrusion=extrusion)
+        network = built.client.network
         measures = _measures(trained, seconds=time.perf_counter() - began, native_share=network.native_share())
         vectors = read_vector(network.kept), read_vector(network.floats)
         said = self.exchange.reply(
             *vectors,
-            version=version,
+            version=start,
             layers=layers,
-            memory=memories.residuals(built.digest, layers=layers),
+            memory=residuals,
             generator=numpy_generator(seed, "reply", header.round, client),
             draw=seeded_words(numpy_generator(seed, "privacy", header.round, client)) if draw is None else draw,
         )
         found: list[Section] = []
-        if any(asked.count for asked in header.growth):
+        if own is not None:
+            measures = replace(measures, growth_bytes=own.peak_bytes)
+            found.append(own_mask_section(own.mask, sent=own.sent, exchange=self.exchange))
+            said = own.remembered(said[0]), said[1]
+        elif asked:
             if self.experiment.adjustment.gradient == "sent":
                 self._start(network, version)
             # Of what this one network holds for the backward some may be rounded at random.
@@ -208,11 +238,58 @@ class Workshop:
             grown = self._largest(built, header, memories, samples=samples, client=client)
             measures = replace(measures, growth_bytes=grown.peak_bytes)
             found.append(grown.section)
+        held = None if resident is None else resident.held()
+        measures = replace(measures, held_bytes=held or 0)
         sections_up = [*(one.section for one in said), measures.section(), *found]
         payload = encode_payload(header.of_reply(), sections_up)
         after = memories.after(header, version, layers=layers, said=said, sections=sections)
         # Once a network is trained, the choice is made.
-        return Answer(payload, replace(after, pool=b""))
+        return Answer(payload, replace(after, pool=b""), held)
+
+    def _train(
+        self,
+        built: _Built,
+        samples: Samples,
+        header: Header,
+        *,
+        client: int,
+        part: slice | None = None,
+        extrusion: Extrusion | None = None,
+    ) -> Trained:
+        """Trains all or a part of a round's steps."""
+        seed = self.experiment.seed
+        # What a part draws does not depend on how the one before it was computed.
+        draw = (header.round, client) if part is None or not part.start else (header.round, client, part.start)
+        # One network serves many clients, whose results must not depend on who trained before.
+        built.client.storage.reseed(derive_seed(seed, "activations", *draw))
+        # A user's model may draw from torch's global generator, in dropout for example.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(seed, "training", *draw))
+            return train(
+                built.client.network,
+                samples,
+                dataset=self.dataset,
+                experiment=built.experiment,
+                round=header.round,
+                generator=numpy_generator(seed, "batches", header.round, client),
+                extrusion=extrusion,
+                part=part,
+            )
+
+    def _own_mask(self, built: _Built, header: Header, memories: Memories, *, samples: Samples, client: int) -> OwnMask:
+        """What this device makes of the mask in the midst of its training."""
+        built.client.storage.reseed(derive_seed(self.experiment.seed, "growth", header.round, client))
+        return own_mask(
+            built.client.network,
+            memories.read_mask(header),
+            growth=header.growth,
+            representation=self.exchange.representation,
+            samples=samples,
+            dataset=self.dataset,
+            experiment=built.experiment,
+            round=header.round,
+            client=client,
+        )
 
     def _extrusion(self, header: Header, version: Version, *, layers: tuple[int, ...]) -> Extrusion | None:
         """What presses the weights that the request marks; None where it marks none."""

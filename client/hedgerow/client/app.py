@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Context, Message
@@ -17,18 +18,21 @@ from hedgerow.budget import GUARD
 from hedgerow.client.answer import Answer, Workshop
 from hedgerow.client.joining.machine import default_budget
 from hedgerow.client.memory import ClientState
-from hedgerow.client.planning import Room, base_bytes, limited, room_of, tighten, warm
+from hedgerow.client.planning import Room, base_bytes, following_guard, give_back, limited, room_of, tighten, warm
 from hedgerow.client.source import Source, source_in
 from hedgerow.config import Experiment
 from hedgerow.config.run_config import experiment_in
 from hedgerow.errors import BudgetError, OverrunError
 from hedgerow.privacy import system_words
-from hedgerow.telemetry.memory import unmeasured
+from hedgerow.telemetry.memory import Resident, unmeasured
+from hedgerow.units import size_text
 from hedgerow.wire.flower import content_of, error_reply, payload_in
 
 __all__ = ["app"]
 
 app = ClientApp()
+
+_log = logging.getLogger(__name__)
 
 _STATE = "hedgerow"
 
@@ -48,16 +52,27 @@ def train(message: Message, context: Context) -> Message:
         # The next plan leaves more to spare, whichever process makes it.
         context.state[_STATE] = _record_of(state, guard=error.guard)
         return error_reply(str(error), to=message, kind="memory")
-    context.state[_STATE] = _record_of(answer.state, guard=guard)
+    following = guard if room is None else following_guard(room, answer.held)
+    if room is not None and following != guard:
+        _log.warning(
+            "the request held %s of memory, and %s were given; plans leave more to spare from now on",
+            size_text(answer.held or 0),
+            size_text(room.budget),
+        )
+    context.state[_STATE] = _record_of(answer.state, guard=following)
     return Message(content_of(answer.payload), reply_to=message)
 
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What this process was before its first request: `held` bytes by `base_bytes`, and `free` ones to train in."""
+    """What this process was before its first request: `held` bytes by `base_bytes`, and `free` ones to train in.
+
+    `resident` measures what requests hold beside that; None where nobody plans.
+    """
 
     held: int | None
     free: int
+    resident: Resident | None = None
 
 
 def _answer(
@@ -65,8 +80,10 @@ def _answer(
 ) -> Answer:
     hard = workshop.experiment.budget.hard and room is not None
     most = base.held + room.budget if hard and room is not None and base.held is not None else None
-    # Who measures takes memory too, and keeps some.
-    with limited(most), unmeasured() if hard else contextlib.nullcontext():
+    if room is not None:
+        give_back()
+    # The profiler takes memory too, and keeps some, so who plans measures what the process holds instead.
+    with limited(most), contextlib.nullcontext() if room is None else unmeasured():
         return workshop.answer(
             request,
             client=source.client,
@@ -75,6 +92,7 @@ def _answer(
             # Whoever has data of its own has something to protect.
             draw=None if source.data is None else system_words,
             room=room,
+            resident=base.resident,
         )
 
 
@@ -87,7 +105,7 @@ def _workshop(experiment: Experiment, source: Source) -> tuple[Workshop, _Base]:
         return workshop, _Base(None, 0)
     tighten()
     warm()
-    return workshop, _Base(base_bytes(), default_budget())
+    return workshop, _Base(base_bytes(), default_budget(), Resident())
 
 
 def _record_of(state: ClientState, *, guard: float = GUARD) -> ConfigRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,12 @@ from hedgerow.codec import Growth, Section
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Samples
 from hedgerow.exchange import asked_counts, growth_section
-from hedgerow.pruning import Mask
+from hedgerow.pruning import Gradients, Mask
 from hedgerow.seeds import numpy_generator
 from hedgerow.sparse import KeptNetwork, largest_gradients
 from hedgerow.telemetry.memory import allocations
 
-__all__ = ["Grown", "GrowthBytes", "growth_bytes", "largest"]
+__all__ = ["Grown", "GrowthBytes", "gradients_of", "growth_bytes", "largest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,45 @@ def largest(
         TrainingError: the loss or a gradient is not finite.
     """
     counts = asked_counts(growth, mask=mask)
+    found, peak = gradients_of(
+        network, counts, samples=samples, dataset=dataset, experiment=experiment, round=round, client=client
+    )
+    return Grown(growth_section(found, mask=mask, growth=growth, wire=experiment.wire), peak)
+
+
+def gradients_of(
+    network: KeptNetwork,
+    counts: Mapping[str, int],
+    *,
+    samples: Samples,
+    dataset: Dataset,
+    experiment: Experiment,
+    round: int,
+    client: int,
+) -> tuple[Gradients, int]:
+    """The largest gradients themselves, and the measured peak of what torch held to find them; see `largest`.
+
+    Inside `hedgerow.telemetry.memory.unmeasured` the peak is 0.
+
+    Args:
+        network: as there.
+        counts: how many of each tensor that is asked for some.
+        samples: the client's own, at least 2.
+        dataset: tells how images are normalised.
+        experiment: the settings.
+        round: the request's.
+        client: decides, with the round, which samples.
+
+    Raises:
+        TrainingError: the loss or a gradient is not finite.
+    """
     batch = _batch(len(samples), experiment, generator=numpy_generator(experiment.seed, "growth", round, client))
     images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
     loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
     relative = experiment.adjustment.relative
     found, taken = allocations(lambda: largest_gradients(network.module, counts, loss, relative=relative))
     held = sum(t.numel() * t.element_size() for t in (*network.module.parameters(), *network.module.buffers()))
-    section = growth_section(found, mask=mask, growth=growth, wire=experiment.wire)
-    return Grown(section, held + taken.peak)
+    return found, held + taken.peak if taken.peak else 0
 
 
 def growth_bytes(network: KeptNetwork, images: Tensor, labels: Tensor, *, counts: dict[str, int]) -> GrowthBytes:

@@ -32,6 +32,8 @@ __all__ = [
     "Room",
     "base_bytes",
     "exhausted",
+    "following_guard",
+    "give_back",
     "limited",
     "more_guarded",
     "room_of",
@@ -136,12 +138,26 @@ class Planner:
 
 
 def more_guarded(guard: float) -> float:
-    """The guard after a request for which there was not enough memory.
+    """The guard after a request for which there was not enough memory, or which took more than it should.
 
     >>> round(more_guarded(1.0), 2)
     1.15
     """
     return min(guard * _FAILED, _MOST_GUARD)
+
+
+def following_guard(room: Room, held: int | None) -> float:
+    """The guard for the next request: a larger one if this one held more than there was.
+
+    Args:
+        room: what this one was planned for.
+        held: bytes that it held at most; None where nobody knows.
+
+    >>> room = Room(100, 1.0)
+    >>> following_guard(room, 100), round(following_guard(room, 101), 2), following_guard(room, None)
+    (1.0, 1.15, 1.0)
+    """
+    return room.guard if held is None or held <= room.budget else more_guarded(room.guard)
 
 
 def exhausted(error: BaseException) -> bool:
@@ -201,7 +217,6 @@ def limited(most: int | None) -> Iterator[None]:
         return
     import resource
 
-    _give_back()
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
@@ -211,8 +226,8 @@ def limited(most: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _give_back() -> None:
-    """What the request before left over must not count against the next one."""
+def give_back() -> None:
+    """Gives the system what the request before left over, so that it does not count against the next one."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hedgerow.client.extrusion import Extrusion, extrusion_rate
 from hedgerow.client.optimisers import NormalisedSGD
-from hedgerow.config import Experiment
+from hedgerow.config import Experiment, TrainingSettings
 from hedgerow.data import Dataset, Samples
 from hedgerow.errors import TrainingError
 from hedgerow.schedules import step_scale
@@ -23,7 +23,7 @@ from hedgerow.sparse import KeptNetwork
 from hedgerow.telemetry import PhaseBytes
 from hedgerow.telemetry.memory import Allocations, allocations, phase
 
-__all__ = ["Trained", "batches", "part_sizes", "train"]
+__all__ = ["Trained", "batches", "joined", "part_sizes", "step_count", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,27 @@ class Trained:
         loss: mean cross-entropy over all steps, weighted by their samples, in nats.
         peaks: measured peak of what torch held for it in each phase of a step: the network, the optimisers' state, and
             the most that the phase allocates.
+        seen: samples that went through the network, one as often as it did.
     """
 
     examples: int
     steps: int
     loss: float
     peaks: PhaseBytes
+    seen: int
+
+
+def joined(first: Trained, second: Trained) -> Trained:
+    """What the two parts of one round's training come to."""
+    seen = first.seen + second.seen
+    loss = (first.loss * first.seen + second.loss * second.seen) / seen
+    one, two = first.peaks, second.peaks
+    peaks = PhaseBytes(
+        forward=max(one.forward, two.forward),
+        backward=max(one.backward, two.backward),
+        update=max(one.update, two.update),
+    )
+    return Trained(examples=first.examples, steps=first.steps + second.steps, loss=loss, peaks=peaks, seen=seen)
 
 
 def batches(count: int, *, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -51,6 +66,16 @@ def batches(count: int, *, size: int, generator: np.random.Generator) -> Iterato
         batch = order[start : start + size]
         if batch.size >= 2:
             yield batch
+
+
+def step_count(count: int, settings: TrainingSettings) -> int:
+    """Optimiser steps that a device with `count` samples takes in a round.
+
+    >>> [step_count(count, TrainingSettings(epochs=2, batch_size=16, steps=5)) for count in (1, 17, 18, 34)]
+    [0, 2, 4, 5]
+    """
+    each = count // settings.batch_size + (count % settings.batch_size >= 2)
+    return min(settings.epochs * each, settings.steps or settings.epochs * each)
 
 
 def part_sizes(count: int, *, most: int) -> list[int]:
@@ -76,6 +101,7 @@ def train(
     anneal: bool = False,
     extrusion: Extrusion | None = None,
     clock: Callable[[], float] = time.monotonic,
+    part: slice | None = None,
 ) -> Trained:
     """Trains `network` in place on the client's own samples for the epochs of one round.
 
@@ -90,6 +116,8 @@ def train(
         extrusion: what presses marked weights towards 0; nothing when None. If it has seconds, training ends with them,
             and so another time after another number of steps.
         clock: tells seconds.
+        part: which of the round's steps, where the mask changes between two parts; all of them when None. Momentum
+            begins anew with each part.
 
     Raises:
         TrainingError: a loss is not finite, or there are too few samples for one step.
@@ -105,7 +133,7 @@ def train(
         batch
         for _ in range(settings.epochs)
         for batch in batches(len(samples), size=settings.batch_size, generator=generator)
-    ][: settings.steps]
+    ][: settings.steps][slice(None) if part is None else part]
     if not order:
         raise TrainingError(f"{len(samples)} samples are too few for one step of at least 2")
     optimisers = _optimisers(network, experiment, scale=step_scale(experiment, round=round), steps=len(order))
@@ -144,7 +172,7 @@ def train(
         total, seen, taken = total + loss * len(batch), seen + len(batch), taken + 1
     if not all(bool(tensor.isfinite().all()) for tensor in network.kept):
         raise TrainingError("a gradient was not finite though the loss was; lower the step sizes")
-    return Trained(examples=len(samples), steps=taken, loss=total / seen, peaks=peaks)
+    return Trained(examples=len(samples), steps=taken, loss=total / seen, peaks=peaks, seen=seen)
 
 
 def _step(

@@ -225,7 +225,7 @@ class ListDevicesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "node", "attached", "address", "software", "memory_bytes", "cores", "examples", "resident_bytes", "working_on_round", "seconds_since_heard", "reconnects", "replies", "rejected", "evicted")
+    __slots__ = ("name", "node", "attached", "address", "software", "memory_bytes", "cores", "examples", "resident_bytes", "working_on_round", "seconds_since_heard", "reconnects", "replies", "rejected", "evicted", "level", "too_small")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +241,8 @@ class Device(_message.Message):
     REPLIES_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     EVICTED_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    TOO_SMALL_FIELD_NUMBER: _ClassVar[int]
     name: str
     node: int
     attached: bool
@@ -256,7 +258,9 @@ class Device(_message.Message):
     replies: int
     rejected: int
     evicted: bool
-    def __init__(self, name: _Optional[str] = ..., node: _Optional[int] = ..., attached: _Optional[bool] = ..., address: _Optional[str] = ..., software: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., examples: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., working_on_round: _Optional[int] = ..., seconds_since_heard: _Optional[float] = ..., reconnects: _Optional[int] = ..., replies: _Optional[int] = ..., rejected: _Optional[int] = ..., evicted: _Optional[bool] = ...) -> None: ...
+    level: int
+    too_small: bool
+    def __init__(self, name: _Optional[str] = ..., node: _Optional[int] = ..., attached: _Optional[bool] = ..., address: _Optional[str] = ..., software: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., cores: _Optional[int] = ..., examples: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., working_on_round: _Optional[int] = ..., seconds_since_heard: _Optional[float] = ..., reconnects: _Optional[int] = ..., replies: _Optional[int] = ..., rejected: _Optional[int] = ..., evicted: _Optional[bool] = ..., level: _Optional[int] = ..., too_small: _Optional[bool] = ...) -> None: ...
 
 class ListDevicesResponse(_message.Message):
     __slots__ = ("devices",)

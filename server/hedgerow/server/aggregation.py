@@ -17,7 +17,7 @@ from hedgerow.errors import FailureKind, PayloadError
 from hedgerow.native.library import INTEGER, POINTER, Kernel, status
 from hedgerow.server.votes import VoteCounter
 
-__all__ = ["Aggregator", "FloatMean", "Nested", "SignMean"]
+__all__ = ["Aggregator", "FloatMean", "HeldMean", "Nested", "SignMean"]
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
@@ -222,6 +222,47 @@ class Nested:
 
     def _among(self, places: Bits | None) -> Bits | slice:
         return slice(None) if places is None else places
+
+
+class HeldMean:
+    """A mean of each weight over the clients that hold it, where each has a mask of its own.
+
+    Sums are those of `FloatMean`, so the result is the same bit by bit in whatever order the replies arrive. They take
+    24 bytes for each weight, kept or not, however many clients there are.
+
+    Args:
+        count: of all prunable weights.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._sum = FloatMean(count)
+        self._weights = np.zeros(count, dtype=np.int64)
+
+    def check(self, values: Floats) -> None:
+        """Refuses what `add` could not sum exactly; see `Aggregator`."""
+        self._sum.check(values)
+
+    def add(self, values: Floats, *, held: Bits, weight: int) -> None:
+        """Folds one client's values, (k,) float32, with its number of samples as weight.
+
+        Args:
+            values: of the weights that it holds.
+            held: (count,) bool, which these are; k of them.
+            weight: its number of samples.
+        """
+        whole = np.zeros(held.size, dtype=np.float32)
+        whole[held] = values
+        # Who does not hold a weight adds 0 to its sum, and nothing to what that is divided by.
+        self._sum.add(whole, weight=weight)
+        self._weights[held] += weight
+
+    def mean(self) -> Floats:
+        """(count,) float32; 0 where nobody held the weight."""
+        return self._sum.mean_of(self._sum.sums(), self._weights)
+
+    def held(self) -> Bits:
+        """(count,) bool, where there was a client that held the weight."""
+        return self._weights > 0
 
 
 def _add_native(values: Floats, weight: int, high: npt.NDArray[np.int64], low: npt.NDArray[np.int64]) -> None:

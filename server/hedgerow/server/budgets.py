@@ -19,15 +19,23 @@ def require_memory(experiment: Experiment, *, bench: Bench) -> None:
     out for themselves.
 
     Raises:
-        BudgetError: names the first class that has too little, and says what would do.
+        BudgetError: names the first class that has too little, and says what would do; or candidates are to be chosen
+            from and nobody has memory for a whole network.
     """
     devices = experiment.fleet.devices
     if not devices:
         return
     levels = estimated_levels(experiment, bench.initial)
     decider = Decider(experiment, bench.initial, input_shape=bench.dataset.input_shape, levels=levels)
+    whole = False
     for device in devices:
         found = decider.decide(device.memory_bytes)
         if isinstance(found, Refusal):
             advice = f"give class {device.name!r} of fleet.devices {{least}} or more, or train a smaller model"
             raise BudgetError(refusal_text(found, experiment, advice=advice))
+        whole = whole or found.chosen.level == 0
+    if experiment.selection.candidates and not whole:
+        raise BudgetError(
+            "selection.candidates are whole networks, and no class of fleet.devices has memory for more than a part; "
+            "give one of them more, or make selection.candidates 0"
+        )

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hedgerow.codec import Section, section_label
 from hedgerow.errors import PayloadError
 from hedgerow.exchange import Measures
-from hedgerow.server.aggregation import Nested
+from hedgerow.server.aggregation import HeldMean, Nested
 from hedgerow.server.fleet import Reply
 from hedgerow.server.growth import GradientSum
 from hedgerow.server.reading import Reader
@@ -32,6 +34,7 @@ class Fold:
         kept: sums the kept weights.
         floats: sums all that is never pruned.
         gradients: sums those of pruned weights, where the round adjusts the mask.
+        held: sums the kept weights instead, where devices adjust the mask, each for itself.
         levels: of the nodes that train another part of the network than the whole.
         clients: nodes whose reply was folded.
         answered: those, and all that failed.
@@ -40,6 +43,8 @@ class Fold:
         bytes_down: of all requests, as they travelled.
         entropies: Shannon's bound of each folded reply, in bytes.
         measures: what the folded clients measured.
+        peaks: bytes that each of them held at most, by node; 0 where it did not measure that.
+        short: nodes that failed for want of memory.
         replies: how many were folded, by level.
         samples: training samples behind those, by level.
         flips: signs that each folded client changed, where its reply tells.
@@ -52,6 +57,7 @@ class Fold:
     kept: Nested
     floats: Nested
     gradients: GradientSum | None = None
+    held: HeldMean | None = None
     levels: Mapping[int, int] = field(default_factory=dict)
     clients: set[int] = field(default_factory=set)
     answered: set[int] = field(default_factory=set)
@@ -60,6 +66,8 @@ class Fold:
     bytes_down: int = 0
     entropies: list[float] = field(default_factory=list)
     measures: list[Measures] = field(default_factory=list)
+    peaks: dict[int, float] = field(default_factory=dict)
+    short: set[int] = field(default_factory=set)
     replies: Counter[int] = field(default_factory=Counter)
     samples: Counter[int] = field(default_factory=Counter)
     flips: list[int] = field(default_factory=list)
@@ -75,6 +83,8 @@ class Fold:
         try:
             self._fold(reply)
         except PayloadError as error:
+            if error.kind == "memory":
+                self.short.add(reply.node)
             # A node's own words end up on a terminal, where control characters would be obeyed.
             self.failures.append(Failure(client=name, reason=clean_text(str(error)), kind=error.kind))
 
@@ -111,9 +121,14 @@ class Fold:
             self.gradients.check(found)
             self.gradients.add(found, weight=measures.examples)
         self.floats.add(taken.floats, weight=measures.examples, level=level)
-        self.kept.add(kept.values, weight=measures.examples, level=level)
+        if self.held is not None and taken.mask is not None:
+            assert isinstance(kept.values, np.ndarray), "who has a mask of its own has no votes"
+            self.held.add(kept.values, held=taken.mask.flat(), weight=measures.examples)
+        else:
+            self.kept.add(kept.values, weight=measures.examples, level=level)
         self.clients.add(reply.node)
         self.measures.append(measures)
+        self.peaks[reply.node] = measures.held_bytes
         self.replies[level] += 1
         self.samples[level] += measures.examples
         if kept.flips is not None:

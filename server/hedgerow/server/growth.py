@@ -12,12 +12,13 @@ import torch
 from hedgerow.codec import Floats, Growth, Sections
 from hedgerow.errors import PayloadError
 from hedgerow.exchange import asked_counts, read_growth
-from hedgerow.pruning import Adjustment, Gradients, Mask, Moves, adjusted, lowest_together, marked
+from hedgerow.pruning import Adjustment, Gradients, Mask, Moves, adjusted, keep_top, lowest_together, marked
 from hedgerow.representation import Representation
+from hedgerow.server.aggregation import HeldMean
 from hedgerow.server.state import RoundState
 from hedgerow.telemetry import AdjustmentRecord
 
-__all__ = ["GradientSum", "adjusted_state", "grown_state"]
+__all__ = ["GradientSum", "adjusted_state", "agreed_state", "grown_state"]
 
 _SCALE = 2.0**40
 _LIMB = 26
@@ -137,6 +138,40 @@ def adjusted_state(
         return state, record
     kept = grown_state(state.kept, mask=state.mask, new_mask=mask, gradients=found, representation=representation)
     return replace(state, mask=mask, kept=kept, since=state.round + 1), record
+
+
+def agreed_state(state: RoundState, adjustment: Adjustment, held: HeldMean) -> tuple[RoundState, AdjustmentRecord]:
+    """The state after a round in which each device adjusted its mask, and what was changed.
+
+    Each tensor keeps as many weights as before, those of the largest mean in size; of equal ones the first. What no
+    device holds goes (FedDST, Bibikar et al. 2022, arXiv 2112.09824, section 3.2).
+
+    Args:
+        state: after the round, with the mask that was sent.
+        adjustment: what each device was to change at most.
+        held: what they said; at least one of them.
+    """
+    means, somebody, begin = held.mean(), held.held(), 0
+    scores, tensors, counts = np.where(somebody, np.abs(means), np.float32(-1)), {}, state.mask.layer_kept()
+    for name, shape in state.mask.shapes.items():
+        end = begin + math.prod(shape)
+        tensors[name] = torch.from_numpy(scores[begin:end].reshape(shape))
+        # Each device holds as many as were kept, so the union has enough.
+        assert np.count_nonzero(somebody[begin:end]) >= counts[name], "a device holds too few weights"
+        begin = end
+    mask = keep_top(tensors, counts)
+    record = AdjustmentRecord(
+        block=adjustment.block,
+        pruned=_counts(adjustment.goes, state.mask, without=mask),
+        grown=_counts(adjustment.comes, mask, without=state.mask),
+    )
+    changed = mask != state.mask
+    return replace(
+        state,
+        mask=mask if changed else state.mask,
+        kept=means[mask.flat()],
+        since=state.round + 1 if changed else state.since,
+    ), record
 
 
 def _counts(names: Iterable[str], mask: Mask, *, without: Mask) -> dict[str, int]:

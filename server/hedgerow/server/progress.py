@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hedgerow.telemetry import AdjustmentRecord, RoundRecord, SelectionRecord
+from hedgerow.telemetry import AdjustmentRecord, PlanRecord, RoundRecord, SelectionRecord
 from hedgerow.telemetry.prometheus import RunMetrics, serve_metrics
 from hedgerow.units import bytes_text, clean_text, finite, number_text, percent_text
 
@@ -24,6 +24,7 @@ __all__ = [
     "adjustment_text",
     "current_observer",
     "observing",
+    "plans_text",
     "round_text",
     "selection_text",
 ]
@@ -47,6 +48,9 @@ class Observer:
 
     def planning(self, *, clients: int) -> None:
         """Devices were asked which part of the network they have memory for."""
+
+    def planned(self, levels: Mapping[int, int | None]) -> None:
+        """Which part of the network each node trains that said so; None of one that has too little memory."""
 
     def chosen(self, lines: Sequence[str]) -> None:
         """It was measured how the clients compute each layer; the first line is about the whole."""
@@ -95,6 +99,11 @@ class ManyObservers(Observer):
         """See `Observer`."""
         for observer in self._observers:
             observer.planning(clients=clients)
+
+    def planned(self, levels: Mapping[int, int | None]) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.planned(levels)
 
     def chosen(self, lines: Sequence[str]) -> None:
         """See `Observer`."""
@@ -182,6 +191,10 @@ class PlainObserver(Observer):
             for failure in record.selection.failures:
                 self._line(f"selection: {failure.client} failed: {failure.reason}")
             self._line(selection_text(record.selection))
+        if record.plans is not None:
+            for failure in record.plans.failures:
+                self._line(f"memory: {failure.client} failed: {failure.reason}")
+            self._line(plans_text(record.plans))
         for failure in record.failures:
             self._line(f"round {record.round}: {failure.client} failed: {failure.reason}")
         if record.accuracy is not None or record.adjustment is not None:
@@ -276,6 +289,24 @@ def selection_text(selection: SelectionRecord) -> str:
         f"selection   {len(candidates)} candidate{'s' * (len(candidates) != 1)}, {clean_text(winner.name, _NAME)} wins "
         f"with loss {number_text(winner.loss, 3)} (mean {mean}; {statistics} and {answered} devices)"
     )
+
+
+def plans_text(plans: PlanRecord) -> str:
+    """One line about what devices said of their memory.
+
+    >>> plans_text(PlanRecord(levels={0: 2, 2: 1}, refused=1, least_bytes=9_000_000, bytes_up=1, bytes_down=1))
+    'memory      enough for level 0: 2 devices, for level 2: 1 device; too little: 1 device, 9.0 MB would do'
+    """
+    said = ", ".join(f"for level {level}: {_devices(count)}" for level, count in plans.levels.items())
+    text = f"memory      enough {said}" if said else "memory      enough for no level"
+    if plans.refused:
+        # Of those that lack some, what would do for the one that lacks least.
+        text += f"; too little: {_devices(plans.refused)}, {bytes_text(plans.least_bytes)} would do"
+    return text
+
+
+def _devices(count: int) -> str:
+    return f"{count:,} device{'s' * (count != 1)}"
 
 
 def adjustment_text(adjustment: AdjustmentRecord) -> str:

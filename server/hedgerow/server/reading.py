@@ -9,8 +9,8 @@ import numpy as np
 
 from hedgerow.codec import Floats, Header, Sections, decode_payload
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Exchange, Measures, Version, growth_entropy
-from hedgerow.pruning import Gradients, Mask
+from hedgerow.exchange import Exchange, Measures, Version, growth_entropy, own_mask_entropy, read_own_mask
+from hedgerow.pruning import Gradients, Mask, Moves
 from hedgerow.representation import Heard
 from hedgerow.server.growth import GradientSum
 from hedgerow.v1 import payload_pb2 as pb
@@ -34,6 +34,7 @@ class Taken:
         kept: of the kept weights.
         floats: (f,) float32, of what is never pruned.
         gradients: of pruned weights; None where it was not asked for any.
+        mask: what its client keeps now, where it was to change that itself; else None.
         sections: all of it.
         entropies: Shannon's bound of each of them but that of the kept weights, in bytes, by kind.
     """
@@ -44,6 +45,7 @@ class Taken:
     gradients: Gradients | None
     sections: Sections
     entropies: Mapping[int, float]
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Reader:
         layers: numbers of kept weights of the prunable tensors.
         exchange: reads the sections.
         mask: what the clients keep, where that is a part of all that is kept.
+        sent: what the clients kept, where each was to change that itself, by no more than `header.growth` says.
     """
 
     header: Header
@@ -63,6 +66,7 @@ class Reader:
     layers: Sequence[int]
     exchange: Exchange
     mask: Mask | None = None
+    sent: Mask | None = None
 
     def read(self, payload: bytes, *, gradients: GradientSum | None) -> Taken:
         """Takes a reply apart.
@@ -78,18 +82,29 @@ class Reader:
         if header != self.header.of_reply():
             raise PayloadError("the reply is for another experiment or round", kind="mismatch")
         measures = Measures.read(sections)
-        kept, floats = self.exchange.read_reply(sections, version=self.version, layers=self.layers)
+        own, version = None, self.version
+        if self.sent is not None:
+            own = read_own_mask(sections, sent=self.sent, growth=self.header.growth, exchange=self.exchange)
+            version = self.exchange.carried(version, Moves.between(self.sent, own), mask_digest=own.digest)
+        kept, floats = self.exchange.read_reply(sections, version=version, layers=self.layers)
         found = None
         if gradients is not None and any(asked.count for asked in self.header.growth):
             found = gradients.read(sections, mask=self.mask, growth=self.header.growth)
-        wanted = len(_SECTIONS) + 1 + (found is not None)
+        wanted = len(_SECTIONS) + 1 + (found is not None) + (own is not None)
         if len(sections) != wanted:
             raise PayloadError(f"a reply of {len(sections)} sections; {wanted} were asked for", kind="mismatch")
         assert isinstance(floats.values, np.ndarray)
-        return Taken(measures, kept, floats.values, found, sections, _entropies(sections, floats))
+        entropies = _entropies(sections, floats)
+        if own is not None and self.sent is not None:
+            kind = pb.KIND_MASK if self.exchange.plain else pb.KIND_MASK_DELTA
+            entropies[kind] = own_mask_entropy(own, sent=self.sent, exchange=self.exchange)
+        return Taken(measures, kept, floats.values, found, sections, entropies, own)
 
     def _limit(self) -> int:
         limit = 4 * sum(self.layers) + 4 * self.exchange.architecture.float_count + _ENVELOPE
+        if self.sent is not None:
+            # A mask takes no more than a bit a weight, whole or as what changed.
+            limit += self.exchange.architecture.weights // 8
         return limit + _MOST_PER_GRADIENT * sum(asked.count for asked in self.header.growth)
 
 

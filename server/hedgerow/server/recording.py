@@ -116,6 +116,7 @@ def record_of(
             client_seconds=math.fsum(m.seconds for m in measures),
             client_peak_bytes=phases.peak,
             client_phase_bytes=phases,
+            client_held_bytes=_held(measures),
             client_ledger_bytes=_computed(experiment, bench, state.mask, native=share > 0.5),
             native_share=share,
             coordinator_peak_bytes=peak_resident_bytes(),
@@ -140,6 +141,10 @@ def _phases(measures: Sequence[Measures]) -> PhaseBytes:
         update=int(max(m.update_bytes for m in measures)),
         growth=int(max(m.growth_bytes for m in measures)),
     )
+
+
+def _held(measures: Sequence[Measures]) -> int | None:
+    return int(max(m.held_bytes for m in measures)) or None
 
 
 def _computed(experiment: Experiment, bench: Bench, mask: Mask, *, native: bool) -> PhaseBytes:

@@ -14,11 +14,11 @@ from hedgerow.errors import RunError, TooFewRepliesError
 from hedgerow.exchange import Exchange, growth_of
 from hedgerow.pruning import adjustment_of
 from hedgerow.schedules import step_scale
-from hedgerow.server.aggregation import Aggregator, FloatMean, Nested, SignMean
+from hedgerow.server.aggregation import Aggregator, FloatMean, HeldMean, Nested, SignMean
 from hedgerow.server.cohort import cohort_of
 from hedgerow.server.fleet import GRIDS_OWN, Fleet, Reply, Request
 from hedgerow.server.fold import Fold
-from hedgerow.server.growth import GradientSum, adjusted_state
+from hedgerow.server.growth import GradientSum, adjusted_state, agreed_state
 from hedgerow.server.history import History, MemoryHistory
 from hedgerow.server.journal import Journal, NoJournal
 from hedgerow.server.levels import following_floats, planned, renested, running_statistics
@@ -111,12 +111,14 @@ def play_round(
             state, plans = planner.plan(
                 state, cohort, experiment=experiment, exchange=exchange, fleet=fleet, observer=observer
             )
-            cohort = [node for node in cohort if node in state.plans]
+            cohort = [node for node in planner.able(cohort) if node in state.plans]
         journal.begin(number, cohort, levels=state.plans)
     else:
         cohort = opened.cohort
         # As the replies were asked for that are here.
         state = planned(state, {node: opened.levels.get(node, 0) for node in cohort if state.nests})
+    if planner is not None:
+        observer.planned({**dict.fromkeys(planner.refused), **state.plans})
     adjustment = adjustment_of(
         number,
         settings=experiment.adjustment,
@@ -128,6 +130,7 @@ def play_round(
     presses = experiment.extrusion.penalty > 0
     if adjustment is not None:
         growth = growth_of(adjustment.comes, mask=state.mask, marked=adjustment.goes if presses else None)
+    own_masks = adjustment is not None and experiment.adjustment.by == "devices"
     version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
     history = MemoryHistory(most=0) if history is None else history
     strands = Strands.of(
@@ -137,12 +140,15 @@ def play_round(
         growth=growth,
         exchange=exchange,
         history=history,
+        own_masks=own_masks,
     )
+    asks = any(asked.count for asked in growth) and not own_masks
     fold = Fold(
         strands.readers,
         kept=_kept_sums(experiment, state),
         floats=_float_sums(state),
-        gradients=GradientSum(state.mask, growth) if any(asked.count for asked in growth) else None,
+        gradients=GradientSum(state.mask, growth) if asks else None,
+        held=HeldMean(state.mask.size) if own_masks else None,
         levels=strands.levels,
     )
     observer.asked(round=number, clients=len(cohort))
@@ -155,12 +161,16 @@ def play_round(
         lost = _ask(
             strands.requests(missing), fold, round=number, fleet=fleet, over=over, journal=journal, observer=observer
         )
+        if planner is not None:
+            planner.heard(fold)
         _require_enough(fold, cohort, experiment, round=number)
         journal.close(number, counted=fold.clients, lost=lost)
     elif fold.clients != counted:
         raise RunError(f"round {number}: the journal lacks replies that count; delete it to play the round again")
     asked = frozenset(cohort)
-    start, mean = exchange.starts(version)[0], fold.kept.mean()
+    start = exchange.starts(version)[0]
+    # What each device kept is not yet known of one mask; see `agreed_state`.
+    mean = state.kept if own_masks else fold.kept.mean()
     moved = exchange.representation.following(
         state.kept, start=start, mean=mean, scale=step_scale(experiment, round=number)
     )
@@ -179,15 +189,20 @@ def play_round(
         | dict.fromkeys(fold.clients, number),
     )
     answered = sorted(fold.answered)
-    changed, exchanged = adjusted_state(
-        replace(following, nests=(), own_floats=(), trained=0),
-        adjustment,
-        fold.gradients,
-        representation=exchange.representation,
-        # What nobody held has no vote, so what was there before has to do.
-        mean=np.where(fold.kept.held(), mean, state.kept) if state.nests else mean,
-        marked_by=start if presses else None,
-    )
+    exchanged: AdjustmentRecord | None
+    whole = replace(following, nests=(), own_floats=(), trained=0)
+    if adjustment is not None and fold.held is not None:
+        changed, exchanged = agreed_state(whole, adjustment, fold.held)
+    else:
+        changed, exchanged = adjusted_state(
+            whole,
+            adjustment,
+            fold.gradients,
+            representation=exchange.representation,
+            # What nobody held has no vote, so what was there before has to do.
+            mean=np.where(fold.kept.held(), mean, state.kept) if state.nests else mean,
+            marked_by=start if presses else None,
+        )
     changed = renested(changed, before=following, experiment=experiment, representation=exchange.representation)
     sections_down = strands.sections(answered)
     return Round(

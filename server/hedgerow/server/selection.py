@@ -4,6 +4,8 @@ In two steps, in both of which devices only run the networks. First they say the
 norms on a part of their own samples, which are pooled to those of all these samples together. Then they say each
 candidate's loss with the pooled statistics. The least loss wins, and its statistics start the training.
 
+Where devices plan for the memory that they have, those are asked only that have enough for each candidate.
+
 A device may leave between the steps; who comes in between is not asked. Nothing is kept on disk until there is a
 winner: a coordinator that is killed begins again.
 """
@@ -25,6 +27,7 @@ from hedgerow.server.fleet import Fleet, Request
 from hedgerow.server.looking import look
 from hedgerow.server.pool import Candidate
 from hedgerow.server.progress import Observer
+from hedgerow.server.roomy import roomy
 from hedgerow.server.state import RoundState
 from hedgerow.telemetry import CandidateRecord, SelectionRecord
 from hedgerow.v1 import payload_pb2 as pb
@@ -60,10 +63,17 @@ def select(
         least: nodes that have to be there; `fleet.cohort` when None.
 
     Raises:
-        TooFewRepliesError: in one of the steps, fewer usable replies than `aggregation.min_replies`.
+        TooFewRepliesError: in one of the steps, fewer usable replies than `aggregation.min_replies`; or fewer devices
+            have memory for the candidates.
     """
     nodes = fleet.wait_for(experiment.fleet.cohort if least is None else least, observer=observer)
-    cohort = cohort_of(experiment, nodes, round=0, least=least)
+    found = None
+    if experiment.budget.plan:
+        # Candidates are whole networks, for which not everybody has memory.
+        found = roomy(
+            nodes, _most(pool), experiment=experiment, exchange=bench.exchange, fleet=fleet, observer=observer
+        )
+    cohort = cohort_of(experiment, nodes, round=0, least=least) if found is None else found.nodes
     channels = sum(norm.channels for norm in norm_channels(bench.initial))
     header = Header(
         bytes.fromhex(experiment.digest()),
@@ -119,9 +129,9 @@ def select(
             ),
             winner=winner,
             replies=(len(first.values), len(second.values)),
-            failures=(*first.failures, *second.failures),
-            bytes_up=first.bytes_up + second.bytes_up,
-            bytes_down=first.bytes_down + second.bytes_down,
+            failures=(*(found.failures if found else ()), *first.failures, *second.failures),
+            bytes_up=first.bytes_up + second.bytes_up + (found.bytes_up if found else 0),
+            bytes_down=first.bytes_down + second.bytes_down + (found.bytes_down if found else 0),
         ),
     )
 
@@ -141,6 +151,12 @@ def mean_losses(said: Mapping[int, tuple[int, Sequence[float]]]) -> list[float]:
 def _recalibrated(candidate: Candidate, bench: Bench, said: Sequence[Moments]) -> Candidate:
     floats = statistics_into(candidate.state.floats, bench.initial, pooled(said))
     return replace(candidate, state=replace(candidate.state, floats=floats))
+
+
+def _most(pool: Sequence[Candidate]) -> dict[str, int]:
+    """Of each tensor the most kept weights in a candidate: who has memory for so many has it for each of them."""
+    kept = [candidate.state.mask.layer_kept() for candidate in pool]
+    return {name: max(layers[name] for layers in kept) for name in kept[0]}
 
 
 def _whole(candidate: Candidate, bench: Bench) -> Sent:

@@ -48,6 +48,7 @@ class Strands:
         growth: Sequence[Growth],
         exchange: Exchange,
         history: History,
+        own_masks: bool = False,
     ) -> Strands:
         """Those of the round after `state`.
 
@@ -58,6 +59,7 @@ class Strands:
             growth: what is asked of those who have the whole mask.
             exchange: codes what travels.
             history: the versions before.
+            own_masks: whether each device changes the mask itself, by no more than `growth` says.
         """
         number, outgoing, readers = state.round + 1, {}, {}
         levels = {node: state.plans[node] for node in cohort if state.plans.get(node)}
@@ -71,7 +73,9 @@ class Strands:
             version = exchange.version(number, part.mask.digest, kept=part.kept, floats=part.floats)
             layers = list(part.mask.layer_kept().values())
             outgoing[level] = Outgoing(header, version, exchange=exchange, state=part, history=history, level=level)
-            readers[level] = Reader(header, version, layers, exchange, part.mask if level else None)
+            readers[level] = Reader(
+                header, version, layers, exchange, part.mask if level else None, part.mask if own_masks else None
+            )
         return cls(outgoing, readers, levels)
 
     def requests(self, cohort: Sequence[int]) -> Iterator[Request]:

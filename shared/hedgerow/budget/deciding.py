@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -21,6 +23,10 @@ from hedgerow.pruning.density import LAYER_RULES
 __all__ = ["Decider", "estimated_levels"]
 
 _REQUEST = 6_000_000
+_PIECE = 1 << 16
+"""Values of a gradient that are looked at together, where not so many grow that it is more."""
+_FOUND = 24
+"""Bytes a gradient that was found: its place and its size, and the same once more while others are taken in."""
 
 
 class Decider:
@@ -76,7 +82,34 @@ class Decider:
 
     def predict(self, candidate: Candidate) -> int:
         """Bytes that a request takes at most, from reading it to the reply."""
-        return self.ledger(candidate).peak + self.request_bytes
+        return max(self.ledger(candidate).peak, self.growth_bytes(candidate)) + self.request_bytes
+
+    def growth_bytes(self, candidate: Candidate) -> int:
+        """What looking for gradients of pruned weights takes, at any time; 0 where the experiment never looks.
+
+        All layers compute by the dense path then, and store what they store in training. The ledger counts gradients of
+        kept weights too, which are not made, so that it is rather too much.
+        """
+        settings = self.experiment.adjustment
+        if settings.every == 0 or settings.density == "cubic":
+            return 0
+        plan = plan_of(candidate.applied(self.experiment), native=False)
+        plan = replace(
+            plan,
+            samples=plan.samples if settings.batch_size is None else settings.batch_size,
+            parts=False,
+            compact=plan.compact or self._native,
+            # A device that adjusts its mask does so in the midst of its training, others when it is over.
+            state_bytes=plan.state_bytes if settings.by == "devices" else 0,
+        )
+        if candidate.kernels != "dense":
+            # A network that was made for native kernels holds what its ReLUs give as it is when these do not compute.
+            plan = replace(plan, value_bits=32, input_bits=32, standard_only=False, rectified_bits=None)
+        kept = self._kept[candidate.level]
+        found = ledger_of(self._traced, kept, plan)
+        most = math.ceil(settings.rate * max(kept.values(), default=0))
+        search = 2 * 4 * max(_PIECE, 2 * most) + _FOUND * most
+        return max(found.forward, found.backward) + search + self.ledger(candidate).scratch
 
     def ledger(self, candidate: Candidate) -> Ledger:
         """What a candidate takes, and what for. Of `auto` kernels: those that take more, as both are tried."""

@@ -270,6 +270,12 @@ class AdjustmentSettings(_Settings):
     adjustment, so that the density falls from `start_density` to that of [pruning] by a cubic schedule (GMP)."""
     start_density: UnitPositive | None = None
     """Of `cubic`: the density before the first round; 1 = dense."""
+    by: Literal["coordinator", "devices"] = "coordinator"
+    """Who decides what goes and comes. `coordinator`: it alone, by all gradients; `devices`: each for itself in the
+    midst of its training, with a mask of its own from then on. The coordinator averages each weight over those who hold
+    it, and keeps the largest (FedDST)."""
+    after: Fraction = 0.5
+    """Of `devices`: the fraction of a round's steps before a device adjusts."""
 
     def last(self, rounds: int) -> int:
         """The last round that may adjust, of a run of so many."""
@@ -648,6 +654,39 @@ class Experiment(_Settings):
                 f'extrusion.penalty is {penalty:g}, but by adjustment.density "cubic" and pruning.rule "global" nobody '
                 'knows before a round which tensors lose weights; set the rule to "uniform" or "erk", or the penalty '
                 "to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _devices_can_adjust(self) -> Experiment:
+        adjustment = self.adjustment
+        if adjustment.by == "coordinator":
+            if adjustment.after != AdjustmentSettings().after:
+                raise ValueError(
+                    f'adjustment.after is {adjustment.after:g}, but adjustment.by is "coordinator", which adjusts '
+                    'between rounds; leave it out, or set adjustment.by to "devices"'
+                )
+            return self
+        if self.representation == "signs":
+            raise ValueError(
+                'adjustment.by is "devices", but representation is "signs", whose votes are about one mask; set '
+                'representation to "weights", or adjustment.by to "coordinator"'
+            )
+        asking = {
+            f'adjustment.density is "{adjustment.density}", in which only the coordinator knows how many go': (
+                adjustment.density != "constant"
+            ),
+            'adjustment.gradient is "sent", of weights that a device no longer has': adjustment.gradient == "sent",
+            f"extrusion.penalty is {self.extrusion.penalty:g}, for weights that are known before the round": (
+                self.extrusion.penalty > 0
+            ),
+            f"budget.levels has {len(self.budget.levels)} parts, each with one mask": len(self.budget.levels) > 1,
+        }
+        for what in [what for what, asked in asking.items() if asked]:
+            raise ValueError(f'adjustment.by is "devices", but {what}; leave that out, or set it to "coordinator"')
+        if adjustment.every == 0:
+            raise ValueError(
+                'adjustment.by is "devices", but adjustment.every is 0, so nobody adjusts; set every, or leave it out'
             )
         return self
 

@@ -10,6 +10,7 @@ from hedgerow.exchange.growth import (
     read_growth,
 )
 from hedgerow.exchange.measures import Measures
+from hedgerow.exchange.own_masks import own_mask_entropy, own_mask_section, read_own_mask
 from hedgerow.exchange.plans import NodePlan, asked_levels, plan_reply, plan_request, read_plan
 from hedgerow.exchange.statistics import (
     LARGEST_LOSS,
@@ -38,10 +39,13 @@ __all__ = [
     "growth_section",
     "losses_section",
     "marked_counts",
+    "own_mask_entropy",
+    "own_mask_section",
     "plan_reply",
     "plan_request",
     "read_growth",
     "read_losses",
+    "read_own_mask",
     "read_plan",
     "read_samples",
     "read_statistics",

@@ -30,6 +30,8 @@ class Measures:
         update_bytes: see above.
         native_share: fraction of the kept weights that native kernels computed with.
         growth_bytes: measured peak while it looked for gradients of pruned weights; 0 where nobody asked.
+        held_bytes: measured peak of the whole request, beyond what the process held before its first; 0 where it was
+            not measured.
     """
 
     examples: int
@@ -40,6 +42,7 @@ class Measures:
     update_bytes: float
     native_share: float
     growth_bytes: float = 0.0
+    held_bytes: float = 0.0
 
     def section(self) -> Section:
         """The encoded values."""

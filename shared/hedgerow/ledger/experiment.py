@@ -36,6 +36,7 @@ def plan_of(experiment: Experiment, *, native: bool) -> Plan:
         state_bytes=0 if signs or experiment.weights.momentum == 0 else 4,
         value_bits=value_bits,
         input_bits=input_bits,
+        standard_only=training.topk_layers == "standardised",
         rectified_bits=_RECTIFIED_BITS.get(training.activations),
         recompute=training.recompute,
         signs=signs,

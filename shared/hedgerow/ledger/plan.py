@@ -20,6 +20,7 @@ class Plan:
         state_bytes: of the optimiser, for each trained value.
         value_bits: in which what norms and activation functions need for the backward pass is held, an element.
         input_bits: the same of what only the gradient of a layer's weights needs.
+        standard_only: whether only layers with standardised weights hold their inputs so, and the others as they are.
         rectified_bits: the same of such an input that a ReLU has made, many of which are 0; None: as the others.
         recompute: whether the blocks of the network run again in the backward pass.
         signs: whether every pruned layer has kept positions, even one that is kept whole.
@@ -34,11 +35,16 @@ class Plan:
     state_bytes: int = 4
     value_bits: float = 32
     input_bits: float = 32
+    standard_only: bool = False
     rectified_bits: float | None = None
     recompute: bool = False
     signs: bool = False
     magnitude_bytes: int = 0
     threads: int = 1
+
+    def bits_of_input(self, *, standard: bool) -> float:
+        """`input_bits` as they are of a layer with standardised weights, or of another."""
+        return self.input_bits if standard or not self.standard_only else 32
 
     @property
     def exact(self) -> bool:

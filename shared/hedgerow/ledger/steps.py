@@ -47,10 +47,12 @@ class Steps:
         self._elements = network.found.elements
         recomputes = plan.recompute and bool(network.bounds)
         stage_of = network.stage_of if recomputes else (lambda call: 0)
-        self.units = units(network.found, native=plan.native, stage_of=stage_of)
+        self.units = units(network.found, native=plan.native, stage_of=stage_of, standard=network.standard)
         self._recomputed = range(len(network.bounds) - 1 if recomputes else 0)
         """Stages that are run again; the last one is not."""
-        self.transients = Transients(plan, sizes=network.sizes, kept=kept, size_of=self._bytes)
+        self.transients = Transients(
+            plan, sizes=network.sizes, kept=kept, size_of=self._bytes, standard=network.standard
+        )
         self._maker = {unit.makes: number for number, unit in enumerate(self.units)}
         self._last = {tensor: number for number, unit in enumerate(self.units) for tensor in unit.reads}
         self._roots = self._gradient_roots()
@@ -171,10 +173,12 @@ class Steps:
         plan = self._plan
         tensors = {tensor: self._bytes(tensor) for tensor in unit.whole}
         made = plan.samples * self._elements[unit.makes] * unit.per_output
-        if plan.signs and not plan.native and unit.call.weight:
+        if plan.signs and (unit.standard or not plan.native) and unit.call.weight:
             made += 4 * self._trained(unit)  # the weights that were made of scores
+        if unit.standard:
+            made += 4 * self._trained(unit)  # the weights that were made of others
         for tensor, bits in (
-            *((t, self._input_bits(t)) for t in unit.inputs),
+            *((t, self._input_bits(unit, t)) for t in unit.inputs),
             *((t, plan.value_bits) for t in unit.values),
             *((t, 32 if plan.exact or self._put_off(unit) else 1) for t in unit.signs),
             *((t, 1) for t in unit.rectified if unit.in_bits(plan)),
@@ -190,13 +194,15 @@ class Steps:
         """Whether torch computes it, as a ReLU of a chain that runs stages again: then its result is kept as it is."""
         return len(self._recomputed) > 0 and not self._plan.native and "." not in unit.call.name
 
-    def _input_bits(self, tensor: int) -> float:
+    def _input_bits(self, unit: Unit, tensor: int) -> float:
         plan = self._plan
-        return plan.input_bits if plan.rectified_bits is None or tensor not in self._rectified else plan.rectified_bits
+        if plan.rectified_bits is not None and (tensor in self._rectified or tensor in unit.rectified):
+            return plan.rectified_bits
+        return plan.bits_of_input(standard=unit.standard)
 
     def _unpacked(self, unit: Unit) -> int:
         """What it makes of what it keeps, for as long as it runs back."""
-        inputs = unit.inputs if self._plan.input_bits != 32 else ()
+        inputs = unit.inputs if self._plan.bits_of_input(standard=unit.standard) != 32 else ()
         values = unit.values if self._plan.value_bits != 32 else ()
         return sum(self._bytes(tensor) for tensor in {*inputs, *values} if tensor)
 

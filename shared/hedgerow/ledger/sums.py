@@ -120,7 +120,7 @@ def ledger_of(network: Traced, kept: Mapping[str, int], plan: Plan) -> Ledger:
 
 def _index_bytes(network: Traced, name: str, kept: Mapping[str, int], plan: Plan) -> int:
     shape = network.sizes[name]
-    if not plan.signs and not plan.native and kept[name] == math.prod(shape):
+    if not (plan.signs or plan.native or name in network.standard) and kept[name] == math.prod(shape):
         return 0
     if not plan.compact:
         return 4 * kept[name]

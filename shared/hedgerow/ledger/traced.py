@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from hedgerow.ledger.trace import Call, Trace, trace
+from hedgerow.models.standard import StandardConv2d, StandardLinear
 from hedgerow.pruning import prunable_tensors
 from hedgerow.sparse.fusion import stages
 
@@ -28,6 +29,7 @@ class Traced:
         bounds: first children of the stages that can run again in the backward pass, the last one's too; empty where
             there are none.
         children: place of each child of the outermost chain, by its name.
+        standard: prunable weights that are standardised before they are computed with.
     """
 
     found: Trace
@@ -36,6 +38,7 @@ class Traced:
     buffers: int
     bounds: tuple[int, ...]
     children: Mapping[str, int]
+    standard: frozenset[str] = frozenset()
 
     def stage_of(self, call: Call) -> int:
         """Which stage a call belongs to, from 0 on."""
@@ -64,4 +67,9 @@ def traced(model: nn.Module, input_shape: tuple[int, ...]) -> Traced:
         buffers=sum(b.numel() * b.element_size() for b in model.buffers()),
         bounds=stages(model) if isinstance(model, nn.Sequential) else (),
         children={name: place for place, (name, _) in enumerate(model.named_children())},
+        standard=frozenset(
+            f"{name}.weight"
+            for name, module in model.named_modules()
+            if isinstance(module, StandardConv2d | StandardLinear)
+        ),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from hedgerow.activations.layout import PIECE
 from hedgerow.ledger.plan import Plan
@@ -25,6 +25,8 @@ _PACK = 10
 """Bytes an element of a piece while it is rounded: as float32, noise of 16 bits and as float32; see `Noise`."""
 _UNPACK = 4
 """The same while it is read: as float32."""
+_STANDARDISE = 8, 12
+"""Bytes a kept weight while it is standardised, and while its gradient goes back through that."""
 _BLOCK = 16
 """Channels that torch's convolutions work on at once, and fill up with zeros to."""
 
@@ -37,6 +39,7 @@ class Transients:
         sizes: shape of each prunable weight.
         kept: kept weights of each.
         size_of: bytes of a tensor, by its number.
+        standard: prunable weights that are standardised.
     """
 
     def __init__(
@@ -46,19 +49,27 @@ class Transients:
         sizes: Mapping[str, tuple[int, ...]],
         kept: Mapping[str, int],
         size_of: Callable[[int], int],
+        standard: Container[str] = (),
     ) -> None:
         self._plan, self._sizes, self._kept, self._bytes = plan, sizes, kept, size_of
+        self._standard = standard
 
     def forward(self, unit: Unit) -> int:
         """Bytes while it runs forward."""
         packing = self._packing(unit)
         if unit.call.kind != "weight":
             return packing
+        if unit.standard:
+            # The weights are made before the layer's result is.
+            packing = max(packing, _STANDARDISE[0] * self._kept[unit.call.weight] - self._bytes(unit.makes))
         if not self._plan.native:
             return max(packing, self._dense_forward(unit))
         scratch = self._beyond(self._scratch(unit)[0]) + self._values(unit)
         # ReLU's signs are read off its input, which is made for that before the result is.
         seen = self._bytes(unit.reads[0]) if unit.in_bits(self._plan) else 0
+        if seen and not unit.normed:
+            # The layer computes with what ReLU made of its input.
+            return seen + max(packing, scratch)
         return max(packing, scratch, seen + packing - self._bytes(unit.makes))
 
     def backward(self, unit: Unit) -> int:
@@ -71,6 +82,8 @@ class Transients:
             unpacking = max(unpacking, self._bytes(unit.makes if unit.call.kind == "norm" else unit.reads[0]))
         if unit.call.kind != "weight":
             return unpacking
+        if unit.standard:
+            unpacking = max(unpacking, _STANDARDISE[1] * self._kept[unit.call.weight])
         again = 4 * self._kept[unit.call.weight] if plan.parts else 0  # added to what the parts before gave
         if not plan.native:
             return max(unpacking, self._dense_backward(unit)) + again
@@ -89,7 +102,7 @@ class Transients:
 
     def whole(self, name: str) -> bool:
         """Whether a layer trains its weight as it is."""
-        return not self._plan.signs and self._kept[name] == math.prod(self._sizes[name])
+        return not (self._plan.signs or name in self._standard) and self._kept[name] == math.prod(self._sizes[name])
 
     def _scratch(self, unit: Unit) -> tuple[int, int, int]:
         call = unit.call
@@ -150,7 +163,11 @@ class Transients:
     def _packs(self, unit: Unit) -> bool:
         plan = self._plan
         return bool(
-            unit.reads[0] and ((unit.inputs and plan.input_bits != 32) or (unit.values and plan.value_bits != 32))
+            unit.reads[0]
+            and (
+                (unit.inputs and plan.bits_of_input(standard=unit.standard) != 32)
+                or (unit.values and plan.value_bits != 32)
+            )
         )
 
     def _piece(self, unit: Unit) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 
 from hedgerow.ledger.plan import Plan
@@ -29,6 +29,7 @@ class Unit:
         whole: tensors that it keeps as they are, however others are stored.
         aliased: of `reads`, those whose gradient is that of `makes` itself and takes no memory of its own.
         normed: of a layer, whether the norm before it is part of it.
+        standard: of a layer, whether its weights are standardised.
         per_output: further bytes that it keeps for each element of `makes`.
         stage: which of the network's stages it belongs to.
     """
@@ -43,26 +44,41 @@ class Unit:
     whole: tuple[int, ...] = ()
     aliased: tuple[int, ...] = ()
     normed: bool = False
+    standard: bool = False
     per_output: int = 0
     stage: int = 0
 
     def in_bits(self, plan: Plan) -> bool:
         """Whether it keeps a bit an element of `rectified`, as it does not keep the tensor itself."""
         # A norm looks at how anything is stored, a layer at how it stores this.
-        exact = plan.value_bits == 32 if self.call.kind == "weight" else plan.exact
+        if self.call.kind != "weight":
+            exact = plan.exact
+        elif self.normed:
+            exact = plan.value_bits == 32
+        else:
+            exact = plan.bits_of_input(standard=self.standard) == 32
         return bool(self.rectified) and not exact
 
 
-def units(found: Trace, *, native: bool, stage_of: Callable[[Call], int] = lambda call: 0) -> tuple[Unit, ...]:
+def units(
+    found: Trace,
+    *,
+    native: bool,
+    stage_of: Callable[[Call], int] = lambda call: 0,
+    standard: Container[str] = (),
+) -> tuple[Unit, ...]:
     """What is computed, in its order; nothing is fused across the bounds of a stage.
 
     With native kernels a layer computes the norm and ReLU before it for itself, if nobody else reads what they make;
     a norm does the sum and ReLU after it, and a pooling layer keeps one byte an output in place of nine and its input.
+    The weights `standard` are standardised.
     """
     calls = [call for call in found.calls if call.kind != "view" and call.inputs]
     fusion = _Fusion(calls, stage_of)
     made = [fusion.unit(call) if native else _alone(call) for call in reversed(calls) if fusion.remains(call)]
-    return tuple(replace(unit, stage=stage_of(unit.call)) for unit in reversed(made))
+    return tuple(
+        replace(unit, stage=stage_of(unit.call), standard=unit.call.weight in standard) for unit in reversed(made)
+    )
 
 
 class _Fusion:
@@ -83,7 +99,8 @@ class _Fusion:
             relu = self._take(first, "relu", by=call) if self._follows_layer(first) else None
             norm = self._take(relu.inputs[0] if relu else first, "norm", by=call)
             start = norm.inputs[0] if norm else relu.inputs[0] if relu else first
-            inputs, values = ((), (start,)) if norm or relu else ((start,), ())
+            # What only a ReLU was applied to is stored as an input, and is what the ReLU made where that is not exact.
+            inputs, values = ((), (start,)) if norm else ((start,), ())
             return Unit(
                 call=call,
                 reads=(start,),

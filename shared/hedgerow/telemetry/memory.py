@@ -10,17 +10,27 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from hedgerow.wire.launch import QUIET_PROFILER
 
-__all__ = ["Allocations", "allocation_peak", "allocations", "peak_resident_bytes", "phase", "unmeasured"]
+__all__ = [
+    "Allocations",
+    "Resident",
+    "allocation_peak",
+    "allocations",
+    "peak_resident_bytes",
+    "phase",
+    "unmeasured",
+]
 
 T = TypeVar("T")
 
@@ -112,6 +122,65 @@ def peak_resident_bytes() -> int:
     """Largest resident memory of this process so far, in bytes."""
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024
+
+
+class Resident:
+    """The most that this process holds in each of several pieces of work, beyond what it held when this was made.
+
+    Only memory of its own counts: pages of files, such as libraries' code, the system takes back when it needs them.
+
+    Args:
+        process: folder of Linux's files about it.
+
+    >>> resident = Resident()
+    >>> resident.begin()
+    >>> most = resident.held()
+    >>> most is None or most >= 0
+    True
+    """
+
+    def __init__(self, *, process: Path = Path("/proc/self")) -> None:
+        self._process = process
+        self._base = self._private("VmRSS")
+        self._forgets, self._largest = False, peak_resident_bytes()
+        if self._base is None:
+            self._base = self._largest
+
+    def begin(self) -> None:
+        """Work begins whose peak is asked for."""
+        self._forgets, self._largest = False, peak_resident_bytes()
+        # Not on other systems than Linux, nor where its files are read-only.
+        with contextlib.suppress(OSError):
+            (self._process / "clear_refs").write_text("5")
+            self._forgets = True
+
+    def held(self) -> int | None:
+        """Bytes at most since `begin`, at least 0.
+
+        Where the system knows no peak but that of the process's whole life, files included, it is that, and None where
+        it came before `begin`.
+        """
+        assert self._base is not None
+        most = self._private("VmHWM") if self._forgets else None
+        if most is None:
+            most = peak_resident_bytes()
+            if most <= self._largest:
+                return None
+        return max(0, most - self._base)
+
+    def _private(self, name: str) -> int | None:
+        """A number of the process's status without the files that are in memory now; None where it is not there."""
+        try:
+            status = (self._process / "status").read_text()
+        except OSError:
+            return None
+        total, *files = (_kilobytes(key, status) for key in (name, "RssFile", "RssShmem"))
+        return None if total is None else total - sum(size or 0 for size in files)
+
+
+def _kilobytes(name: str, status: str) -> int | None:
+    match = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
+    return None if match is None else 1024 * int(match[1])
 
 
 def _peak(changes: Iterable[tuple[int, int]], *, start: int | None = None, end: int | None = None) -> int:

@@ -51,6 +51,7 @@ RUN_STATES = ("waiting", "pruning", "training", "finished", "failed")
 _OTHER = "other"
 _DIRECTIONS = ("up", "down")
 _PHASES = ("forward", "backward", "update")
+_LEVELS = tuple(map(str, range(8)))
 _CANDIDATES = 64
 _NAME = 100  # letters of a candidate's name, which is from the configuration
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -125,6 +126,18 @@ class RunMetrics:
         )
         for sent in ("delta", "whole"):
             self._updates.labels(sent)
+        self._level_replies = Counter(
+            "hedgerow_level_replies_total",
+            "Replies of clients, by the part of the network that they train; 0 is the whole.",
+            ["level"],
+            registry=of,
+        )
+        self._level_kept = Gauge(
+            "hedgerow_level_kept_weights", "Number of kept weights of a part of the network.", ["level"], registry=of
+        )
+        self._too_small = Gauge(
+            "hedgerow_refused_devices", "Devices that said that they have too little memory.", registry=of
+        )
         self._late = Counter(
             "hedgerow_late_replies_total", "Stragglers: clients whose round ended without them.", registry=of
         )
@@ -142,6 +155,7 @@ class RunMetrics:
         for result in ("folded", "failed"):
             self._replies.labels(result)
         _prepare(self._failed, FAILURES)
+        _prepare(self._level_replies, _LEVELS)
         for name in _PHASES:
             self._phases.labels(name).set(math.nan)
         for direction in _DIRECTIONS:
@@ -174,6 +188,8 @@ class RunMetrics:
         self._churn.set(record.mask_churn)
         for layer, density in record.layer_density.items():
             self._layers.labels(layer).set(density)
+        for part in record.levels:
+            self._level_kept.labels(_known(str(part.level), _LEVELS)).set(part.kept)
         if record.selection is not None:
             self._select(record.selection)
 
@@ -188,6 +204,12 @@ class RunMetrics:
         if record.selection is not None:
             self._replies.labels("folded").inc(sum(record.selection.replies))
             failures += record.selection.failures
+        if record.plans is not None:
+            self._replies.labels("folded").inc(sum(record.plans.levels.values()) + record.plans.refused)
+            self._too_small.inc(record.plans.refused)
+            failures += record.plans.failures
+        for part in record.levels:
+            _labelled(self._level_replies, str(part.level), _LEVELS).inc(part.replies)
         self._replies.labels("failed").inc(len(failures))
         for failure in failures:
             _labelled(self._failed, failure.kind, FAILURES).inc()
@@ -302,7 +324,11 @@ def _prepare(counter: Counter, values: Iterable[str]) -> None:
 
 
 def _labelled(counter: Counter, value: str, known: Collection[str]) -> Counter:
-    return counter.labels(value if value in known else _OTHER)
+    return counter.labels(_known(value, known))
+
+
+def _known(value: str, known: Collection[str]) -> str:
+    return value if value in known else _OTHER
 
 
 def _add(counter: Counter, amount: float) -> None:

@@ -86,6 +86,9 @@ class Measured(_Record):
     client_ledger_bytes: PhaseBytes | None = None
     """What `hedgerow.ledger` computes for the same from the model, the mask and the settings. Nothing here was
     measured, but which kernels it is about was."""
+    client_held_bytes: int | None = None
+    """Largest measured peak of a client's process while it answered, beyond what it held before its first request, in
+    bytes: reading, training, looking for gradients. None where nobody measured it."""
     native_share: float | None = None
     """Fraction of the kept weights that native sparse kernels computed with, the mean over the clients that said."""
     coordinator_peak_bytes: int | None
@@ -169,6 +172,10 @@ class PlanRecord(_Record):
     """How many have too little memory for each part; they are not asked again until the coordinator starts anew."""
     least_bytes: int | None = None
     """What would do for the one of those that lacks least, as it said; None where there are none."""
+    budgets: dict[int, int] = {}
+    """The least memory of those that chose each level, in bytes, as they said."""
+    predicted: dict[int, int] = {}
+    """The most memory that one of those that chose each level will use, in bytes, as they computed it."""
     failures: tuple[Failure, ...] = ()
     bytes_up: int
     """Length of all messages from clients, as encoded, envelope included."""

@@ -6,13 +6,13 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hedgerow.errors import InterruptedRunError
 from hedgerow.server.control.watcher import Watcher
 from hedgerow.server.grids.remote.view import FleetObserver
-from hedgerow.server.progress import Observer, round_text, selection_text
+from hedgerow.server.progress import Observer, plans_text, round_text, selection_text
 from hedgerow.telemetry import RoundRecord, read_records
 from hedgerow.telemetry.http import Health
 from hedgerow.units import clean_text
@@ -41,6 +41,7 @@ class StatusBoard(Observer, FleetObserver):
         self._attached: set[str] = set()
         self._watchers: set[Watcher] = set()
         self._failure: str | None = None
+        self._levels: dict[int, int | None] = {}
 
     # What is read
 
@@ -53,6 +54,11 @@ class StatusBoard(Observer, FleetObserver):
         """One of `hedgerow.telemetry.prometheus.RUN_STATES`."""
         with self._lock:
             return state_text(self._status.state)
+
+    def levels(self) -> Mapping[int, int | None]:
+        """Which part of the network each node trains; None where it has too little memory. Only of those that said."""
+        with self._lock:
+            return dict(self._levels)
 
     def health(self) -> Health:
         """For `/healthz`."""
@@ -132,6 +138,11 @@ class StatusBoard(Observer, FleetObserver):
         with self._changed(f"asks {clients} devices how much memory they have") as status:
             status.asked, status.replied = clients, 0
 
+    def planned(self, levels: Mapping[int, int | None]) -> None:
+        """They said so."""
+        with self._lock:
+            self._levels.update(levels)
+
     def waiting(self, *, attached: int, needed: int) -> None:
         """Too few devices are there to go on."""
         with self._changed() as status:
@@ -168,6 +179,10 @@ class StatusBoard(Observer, FleetObserver):
                 for failure in record.selection.failures:
                     self._publish(f"selection: {_name(failure.client)} failed: {clean_text(failure.reason)}")
                 self._publish(selection_text(record.selection))
+            if record.plans is not None:
+                for failure in record.plans.failures:
+                    self._publish(f"memory: {_name(failure.client)} failed: {clean_text(failure.reason)}")
+                self._publish(plans_text(record.plans))
             for failure in record.failures:
                 self._publish(f"round {record.round}: {_name(failure.client)} failed: {clean_text(failure.reason)}")
             self._publish(round_text(record, rounds=rounds))

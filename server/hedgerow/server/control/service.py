@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import fields
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -70,7 +70,8 @@ class ControlService(ControlServicer):
             return pb.ListDevicesResponse()
         # A view may wait for its lock, and the event loop must not.
         views = await asyncio.to_thread(self._fleet.devices)
-        return pb.ListDevicesResponse(devices=[_device(view) for view in views])
+        levels = self._board.levels()
+        return pb.ListDevicesResponse(devices=[_device(_levelled(view, levels)) for view in views])
 
     async def EvictDevice(self, request: pb.EvictDeviceRequest, context: Context) -> pb.EvictDeviceResponse:  # noqa: N802  # gRPC's name
         """Ends a device's stream, and refuses it from now on."""
@@ -100,6 +101,13 @@ class ControlService(ControlServicer):
 async def _refuse(context: Context, code: StatusCode, text: str) -> NoReturn:
     await context.abort(code, text)
     raise AssertionError("abort raises")
+
+
+def _levelled(view: DeviceView, levels: Mapping[int, int | None]) -> DeviceView:
+    if view.node not in levels:
+        return view
+    level = levels[view.node]
+    return replace(view, level=level, too_small=level is None)
 
 
 def _device(view: DeviceView) -> pb.Device:

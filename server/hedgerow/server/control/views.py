@@ -26,7 +26,7 @@ def status_facts(status: Status) -> dict[str, object]:
 
 def device_facts(device: Device) -> dict[str, object]:
     """The fields of `Device` as JSON can hold them."""
-    return _facts(device)
+    return {**_facts(device), "level": device.level if device.HasField("level") else None}
 
 
 def status_lines(status: Status) -> list[str]:
@@ -63,6 +63,9 @@ def devices_table(devices: Sequence[Device]) -> Table:
     table.add_column("state", no_wrap=True)
     for title in ("round", "memory", "examples", "heard", "reconnects", "rejected"):
         table.add_column(title, justify="right", no_wrap=True)
+    planned = any(device.HasField("level") or device.too_small for device in devices)
+    if planned:
+        table.add_column("level", justify="right", no_wrap=True)
     for device in devices:
         table.add_row(
             Text(clean_text(device.name)),
@@ -73,6 +76,7 @@ def devices_table(devices: Sequence[Device]) -> Table:
             seconds_text(device.seconds_since_heard),
             count_text(device.reconnects),
             count_text(device.rejected),
+            *([_level(device)] if planned else []),
         )
     return table
 
@@ -83,6 +87,12 @@ def _result(status: Status) -> str:
     accuracy = percent_text(status.accuracy, decimals=2) if status.HasField("accuracy") else MISSING
     loss = f", loss {status.loss:.3f}" if status.HasField("loss") else ""
     return f"accuracy {accuracy}{loss}, {count_text(status.kept)} kept weights, density {status.density:.4g}"
+
+
+def _level(device: Device) -> str:
+    if device.too_small:
+        return "too small"
+    return str(device.level) if device.HasField("level") else MISSING
 
 
 def _device_state(device: Device) -> str:

@@ -20,6 +20,7 @@ from hedgerow.server.report.computing import (
     unconverted_texts,
 )
 from hedgerow.server.report.mask_pictures import PITCH, STRIP, exchange_rows, mask_pictures, mask_text, selected
+from hedgerow.server.report.parts import part_rows, refused_text
 from hedgerow.server.report.plots import pictures
 from hedgerow.server.report.settings_text import settings_text
 from hedgerow.server.report.summary import Sizes, tiles
@@ -92,6 +93,8 @@ def write_report(
         ledger_rows=ledger_rows(ledger),
         layer_rows=layer_rows(ledger, paths),
         unconverted=unconverted_texts(paths),
+        part_rows=part_rows(records),
+        refused=refused_text(records),
         failures=failures[-FAILURES_SHOWN:],
         failures_in_all=len(failures),
         columns=COLUMNS,

@@ -61,6 +61,7 @@ _CELLS: tuple[tuple[str, Callable[[RoundRecord], str]], ...] = (
     ("… backward", lambda r: _phase(r.measured.client_phase_bytes, "backward")),
     ("… update", lambda r: _phase(r.measured.client_phase_bytes, "update")),
     ("… computed", lambda r: _phase(r.measured.client_ledger_bytes, "peak")),
+    ("Held for a request, bytes", lambda r: _whole(r.measured.client_held_bytes)),
     ("On native kernels", lambda r: percent_text(r.measured.native_share)),
     ("Coordinator peak, bytes", lambda r: _whole(r.measured.coordinator_peak_bytes)),
     ("Seconds", lambda r: number_text(r.measured.seconds, 2)),
@@ -81,5 +82,9 @@ def failure_rows(records: Sequence[RoundRecord]) -> list[FailureRow]:
     return [
         FailureRow(round=record.round, client=clean_text(failure.client, 80), reason=clean_text(failure.reason))
         for record in records
-        for failure in (*(record.selection.failures if record.selection else ()), *record.failures)
+        for failure in (
+            *(record.selection.failures if record.selection else ()),
+            *(record.plans.failures if record.plans else ()),
+            *record.failures,
+        )
     ]

@@ -28,6 +28,9 @@ class DeviceView:
     replies: int
     rejected: int
     evicted: bool
+    # What follows the run knows, and not the stream.
+    level: int | None = None
+    too_small: bool = False
 
 
 class FleetView(Protocol):

@@ -1,0 +1,72 @@
+"""The most that a process holds for a piece of work, as the system tells it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hedgerow.telemetry import memory
+from hedgerow.telemetry.memory import Resident
+
+
+def say(process: Path, **kilobytes: int) -> None:
+    lines = [f"{name}:\t{size:>8} kB\n" for name, size in kilobytes.items()]
+    (process / "status").write_text("Name:\tx\n" + "".join(lines))
+
+
+def test_the_peak_counts_from_what_was_held_at_first_and_files_do_not_count(tmp_path: Path) -> None:
+    say(tmp_path, VmHWM=900, VmRSS=500, RssFile=100, RssShmem=50)
+    resident = Resident(process=tmp_path)
+    resident.begin()
+    assert (tmp_path / "clear_refs").read_text() == "5"
+    say(tmp_path, VmHWM=1000, VmRSS=700, RssFile=150, RssShmem=50)
+    assert resident.held() == 1024 * (1000 - 200 - 350)
+
+
+def test_what_is_less_than_at_first_is_nothing(tmp_path: Path) -> None:
+    say(tmp_path, VmRSS=500)
+    resident = Resident(process=tmp_path)
+    resident.begin()
+    say(tmp_path, VmHWM=400)
+    assert resident.held() == 0
+
+
+def test_where_peaks_cannot_be_forgotten_one_that_came_before_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clear_refs").mkdir()
+    say(tmp_path, VmHWM=900, VmRSS=500)
+    peaks = iter([0, 900_000, 900_000, 900_000, 1_000_000])
+    monkeypatch.setattr(memory, "peak_resident_bytes", lambda: next(peaks))
+    resident = Resident(process=tmp_path)
+    resident.begin()
+    assert resident.held() is None
+    resident.begin()
+    assert resident.held() == 1_000_000 - 500 * 1024
+
+
+def test_where_the_system_tells_nothing_the_peak_of_the_whole_life_has_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter([1000, 1000, 1700])
+    monkeypatch.setattr(memory, "peak_resident_bytes", lambda: next(peaks))
+    resident = Resident(process=tmp_path / "absent")
+    resident.begin()
+    assert resident.held() == 700
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a part of a process's life")
+def test_what_is_held_for_a_moment_counts_and_is_forgotten_for_the_next_piece_of_work() -> None:
+    resident = Resident()
+    resident.begin()
+    torch.ones(25_000_000)
+    held = resident.held()
+    assert held is not None
+    assert held >= 99_000_000
+    resident.begin()
+    held = resident.held()
+    assert held is not None
+    assert held < 50_000_000
