@@ -97,7 +97,7 @@ def message_for(*overrides: str) -> str:
             "recipe=hidenseak",
             [
                 "unknown recipe 'hidenseak' (did you mean 'hidenseek'?)",
-                "fedavg, feddst, fedmef, fedtiny, gmp, hidenseek, rigl",
+                "fedavg, feddst, fedmef, fedtiny, gmp, hidenseek, prunefl, rigl",
             ],
         ),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),

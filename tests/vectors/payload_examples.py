@@ -220,6 +220,16 @@ def _own_story(name: str, settings: dict[str, Json]) -> list[Example]:
     return [Example(f"{name}: the reply", "reply", known, {**_TRAINED, "own_mask": _NEW_MASK})]
 
 
+def _deciding_story(name: str, settings: dict[str, Json]) -> list[Example]:
+    """The reply where the gradients of kept weights are asked for too."""
+    both = {"settings": settings, "tensors": TENSORS}
+    exchange = exchange_in(both)
+    first = told_version(exchange.version(1, mask_in(MASK, exchange).digest, kept=_THETA, floats=_FIRST))
+    known = {**both, "mask": MASK, "version": first, "growth": _GROWTH}
+    own = normals("kept gradients", KEPT, scale=0.2).tolist()
+    return [Example(f"{name}: the reply", "reply", known, {**_TRAINED, "gradients": _GRADIENTS, "kept_gradients": own})]
+
+
 PAYLOAD_EXAMPLES = (
     *(example for name, settings in _SETTINGS.items() for example in _story(name, settings)),
     *(example for name, settings in _MOVING.items() for example in _moving_story(name, settings)),
@@ -238,5 +248,13 @@ PAYLOAD_EXAMPLES = (
     *_own_story(
         "a mask of one's own, plain",
         {"representation": "weights", "adjustment": {"every": 1, "by": "devices"}, "wire": {"coder": "plain"}},
+    ),
+    *_deciding_story(
+        "gradients of kept weights too, bfloat16 both ways",
+        {
+            "representation": "weights",
+            "adjustment": {"every": 1, "criterion": "gradient"},
+            "wire": {"down": "bf16", "up": "bf16"},
+        },
     ),
 )

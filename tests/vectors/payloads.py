@@ -12,9 +12,11 @@ from hedgerow.exchange import (
     Version,
     asked_counts,
     growth_section,
+    kept_gradients_section,
     marked_counts,
     own_mask_section,
     read_growth,
+    read_kept_gradients,
     read_own_mask,
 )
 from hedgerow.privacy import seeded_words
@@ -110,6 +112,10 @@ def _own_masks(knows: Knows) -> bool:
     return bool(settings.get("by") == "devices" and _growth(knows))
 
 
+def _by_gradient(knows: Knows) -> bool:
+    return bool(knows["settings"].get("adjustment", {}).get("criterion") == "gradient")
+
+
 def _write_reply(knows: Knows, trained: Knows) -> dict[str, Json]:
     exchange = exchange_in(knows)
     sent = mask = mask_in(knows["mask"], exchange)
@@ -138,6 +144,9 @@ def _write_reply(knows: Knows, trained: Knows) -> dict[str, Json]:
             for name, (positions, values) in trained["gradients"].items()
         }
         sections.append(growth_section(found, mask=mask, growth=_growth(knows), wire=exchange.floats.wire))
+        if _by_gradient(knows):
+            own = np.array(trained["kept_gradients"], dtype=np.float32)
+            sections.append(kept_gradients_section(own, wire=exchange.floats.wire))
     header = Header(EXPERIMENT, version.round, bytes.fromhex(trained["mask_digest"]))
     return {"data": encode_payload(header, sections).hex()}
 
@@ -171,6 +180,8 @@ def _read_reply(knows: Knows, sent: Knows) -> Json:
             name: {"positions": listed(positions), "values": listed(values)}
             for name, (positions, values) in found.items()
         }
+        if _by_gradient(knows):
+            holds["kept_gradients"] = listed(read_kept_gradients(sections, mask.kept))
     return holds
 
 

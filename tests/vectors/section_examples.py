@@ -113,6 +113,12 @@ SECTION_EXAMPLES = (
         {"support": 1000, "most": 5, "codec": "CODEC_FLOAT16"},
         ([0, 1, 700], _HALVES),
     ),
+    Example(
+        "gradients of kept weights in bfloat16",
+        "values",
+        {"kind": "KIND_GRADIENTS", "format": "bf16", "groups": [5]},
+        _START[:5],
+    ),
     Example("values in binary32", "values", {**_WEIGHTS, "format": "fp32", "groups": [3, 2]}, _START[:5]),
     Example("values in binary16", "values", {**_FLOATS, "format": "fp16", "groups": [3, 2]}, _START[:5]),
     Example("values in bfloat16", "values", {**_FLOATS, "format": "bf16", "groups": [3, 2]}, _START[:5]),

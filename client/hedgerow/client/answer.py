@@ -237,7 +237,7 @@ class Workshop:
             built.client.storage.reseed(derive_seed(seed, "growth", header.round, client))
             grown = self._largest(built, header, memories, samples=samples, client=client)
             measures = replace(measures, growth_bytes=grown.peak_bytes)
-            found.append(grown.section)
+            found += [grown.section, *([] if grown.kept is None else [grown.kept])]
         held = None if resident is None else resident.held()
         measures = replace(measures, held_bytes=held or 0)
         sections_up = [*(one.section for one in said), measures.section(), *found]

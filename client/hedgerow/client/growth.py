@@ -1,4 +1,4 @@
-"""What a device finds out about pruned weights: where the loss would fall fastest if they were there."""
+"""What a device finds out about pruned weights, and about kept ones: by which of them the loss falls fastest."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hedgerow.codec import Growth, Section
+from hedgerow.codec import Floats, Growth, Section
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Samples
-from hedgerow.exchange import asked_counts, growth_section
+from hedgerow.exchange import asked_counts, growth_section, kept_gradients_section
 from hedgerow.pruning import Gradients, Mask
 from hedgerow.seeds import numpy_generator
-from hedgerow.sparse import KeptNetwork, largest_gradients
+from hedgerow.sparse import KeptNetwork, kept_gradients, largest_gradients
 from hedgerow.telemetry.memory import allocations
 
-__all__ = ["Grown", "GrowthBytes", "gradients_of", "growth_bytes", "largest"]
+__all__ = ["Grown", "GrowthBytes", "gradients_of", "growth_bytes", "kept_gradients_of", "largest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,13 @@ class Grown:
 
     Attributes:
         section: the answer.
-        peak_bytes: measured peak of what torch held to find it: the network, and the most that the pass allocates.
+        peak_bytes: measured peak of what torch held to find it: the network, and the most that a pass allocates.
+        kept: the gradients of its kept weights; None where `adjustment.criterion` does not ask for them.
     """
 
     section: Section
     peak_bytes: int
+    kept: Section | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def largest(
     """What answers a request for gradients, after training.
 
     They are those of one batch, drawn anew from the device's samples: of `adjustment.batch_size`, or of as many as went
-    through the network at once in training.
+    through the network at once in training. With `adjustment.criterion = "gradient"` it has those of the kept weights
+    too, of the same batch, by a pass of their own.
 
     Args:
         network: with the values at which the gradients are asked for; it comes out as it went in.
@@ -84,7 +87,13 @@ def largest(
     found, peak = gradients_of(
         network, counts, samples=samples, dataset=dataset, experiment=experiment, round=round, client=client
     )
-    return Grown(growth_section(found, mask=mask, growth=growth, wire=experiment.wire), peak)
+    section = growth_section(found, mask=mask, growth=growth, wire=experiment.wire)
+    if experiment.adjustment.criterion == "magnitude":
+        return Grown(section, peak)
+    own, most = kept_gradients_of(
+        network, samples=samples, dataset=dataset, experiment=experiment, round=round, client=client
+    )
+    return Grown(section, max(peak, most), kept=kept_gradients_section(own, wire=experiment.wire))
 
 
 def gradients_of(
@@ -118,6 +127,33 @@ def gradients_of(
     loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
     relative = experiment.adjustment.relative
     found, taken = allocations(lambda: largest_gradients(network.module, counts, loss, relative=relative))
+    held = sum(t.numel() * t.element_size() for t in (*network.module.parameters(), *network.module.buffers()))
+    return found, held + taken.peak if taken.peak else 0
+
+
+def kept_gradients_of(
+    network: KeptNetwork, *, samples: Samples, dataset: Dataset, experiment: Experiment, round: int, client: int
+) -> tuple[Floats, int]:
+    """The gradients of the kept weights on the batch of `gradients_of`, and the measured peak as there.
+
+    Args:
+        network: as there.
+        samples: the client's own, at least 2.
+        dataset: tells how images are normalised.
+        experiment: the settings.
+        round: the request's.
+        client: decides, with the round, which samples.
+
+    Returns:
+        (kept,) float32, in the mask's order; and bytes.
+
+    Raises:
+        TrainingError: the loss or a gradient is not finite.
+    """
+    batch = _batch(len(samples), experiment, generator=numpy_generator(experiment.seed, "growth", round, client))
+    images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
+    loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
+    found, taken = allocations(lambda: kept_gradients(network, loss))
     held = sum(t.numel() * t.element_size() for t in (*network.module.parameters(), *network.module.buffers()))
     return found, held + taken.peak if taken.peak else 0
 

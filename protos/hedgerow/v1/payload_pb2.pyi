@@ -29,6 +29,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_COUNTS: _ClassVar[Kind]
     KIND_STATISTICS: _ClassVar[Kind]
     KIND_LOSSES: _ClassVar[Kind]
+    KIND_GRADIENTS: _ClassVar[Kind]
 
 class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -65,6 +66,7 @@ KIND_TOP_K: Kind
 KIND_COUNTS: Kind
 KIND_STATISTICS: Kind
 KIND_LOSSES: Kind
+KIND_GRADIENTS: Kind
 CODEC_UNSPECIFIED: Codec
 CODEC_BITS: Codec
 CODEC_FLOAT32: Codec

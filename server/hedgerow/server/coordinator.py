@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from hedgerow.assembly import mask_of
 from hedgerow.config import Experiment
 from hedgerow.errors import InterruptedRunError, TooFewRepliesError
+from hedgerow.ledger import weight_operations
 from hedgerow.server.bench import Bench, description
 from hedgerow.server.delivery import deliver
 from hedgerow.server.evaluation import evaluate
@@ -128,6 +129,9 @@ def coordinate(
         InterruptedRunError: the user pressed Ctrl-C; the last finished round is on disk.
     """
     state = prepare(experiment, bench=bench, fleet=fleet, folder=folder, observer=observer, live=live, least=least)
+    operations = None
+    if experiment.adjustment.criterion == "gradient":
+        operations = weight_operations(bench.initial, bench.dataset.input_shape)
     with resumable(folder):
         with SqliteJournal(folder.journal) if live else contextlib.nullcontext(NoJournal()) as journal:
             play = functools.partial(
@@ -140,6 +144,7 @@ def coordinate(
                 journal=journal,
                 least=least,
                 planner=Planner() if experiment.budget.plan else None,
+                operations=operations,
             )
             while state.round < experiment.rounds:
                 old = state

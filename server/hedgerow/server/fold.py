@@ -33,7 +33,7 @@ class Fold:
         readers: of the replies of each level that somebody is asked about.
         kept: sums the kept weights.
         floats: sums all that is never pruned.
-        gradients: sums those of pruned weights, where the round adjusts the mask.
+        gradients: sums those that devices are asked for, where the round adjusts the mask.
         held: sums the kept weights instead, where devices adjust the mask, each for itself.
         levels: of the nodes that train another part of the network than the whole.
         clients: nodes whose reply was folded.

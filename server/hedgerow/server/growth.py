@@ -1,18 +1,29 @@
-"""What devices say of pruned weights, folded one by one, and what becomes of the state when the mask changes."""
+"""What devices say of gradients, folded one by one, and what becomes of the state when the mask changes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hedgerow.codec import Floats, Growth, Sections
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import asked_counts, read_growth
-from hedgerow.pruning import Adjustment, Gradients, Mask, Moves, adjusted, keep_top, lowest_together, marked
+from hedgerow.exchange import asked_counts, read_growth, read_kept_gradients
+from hedgerow.pruning import (
+    Adjustment,
+    Gradients,
+    Mask,
+    Moves,
+    adjusted,
+    keep_top,
+    lowest_together,
+    marked,
+    traded_together,
+)
 from hedgerow.representation import Representation
 from hedgerow.server.aggregation import HeldMean
 from hedgerow.server.state import RoundState
@@ -31,19 +42,33 @@ class GradientSum:
     The sums are of fixed-point integers of 2⁻⁴⁰ in two limbs, as those of `FloatMean`, so that they come out bit by bit
     the same in whatever order the replies arrive. They take 16 bytes for each weight of the tensors that were asked
     for, kept or not, however many replies there are.
+
+    Args:
+        mask: what is kept.
+        growth: what devices are asked.
+        kept: whether each says the gradients of all its kept weights too; the sums then are of all tensors. The mean of
+            a kept weight is that of all devices; of a pruned one it is too small where not all had it among their
+            largest.
     """
 
-    def __init__(self, mask: Mask, growth: Sequence[Growth]) -> None:
-        sizes = {name: math.prod(mask.shapes[name]) for name in asked_counts(growth, mask=mask)}
+    def __init__(self, mask: Mask, growth: Sequence[Growth], *, kept: bool = False) -> None:
+        asked = asked_counts(growth, mask=mask)
+        sizes = {name: math.prod(shape) for name, shape in mask.shapes.items() if kept or name in asked}
         self._high = {name: np.zeros(size, dtype=np.int64) for name, size in sizes.items()}
         self._low = {name: np.zeros(size, dtype=np.int64) for name, size in sizes.items()}
         self._mask, self._growth = mask, growth
         self._weight = 0
+        self.kept = kept
+
+    @property
+    def sections(self) -> int:
+        """How many sections of a reply say gradients."""
+        return 1 + self.kept
 
     def read(
         self, sections: Sections, *, mask: Mask | None = None, growth: Sequence[Growth] | None = None
     ) -> Gradients:
-        """What a reply says of weights that nobody keeps.
+        """What a reply says of weights that nobody keeps, and behind those of each tensor of the kept ones if asked.
 
         Args:
             sections: of the reply.
@@ -52,11 +77,13 @@ class GradientSum:
             growth: what it was asked; the same as all others when None.
 
         Raises:
-            PayloadError: see `read_growth`.
+            PayloadError: see `read_growth` and `read_kept_gradients`.
         """
         asked = self._growth if growth is None else growth
         if mask is None:
-            return read_growth(sections, mask=self._mask, growth=asked)
+            found = read_growth(sections, mask=self._mask, growth=asked)
+            return self._with_kept(found, read_kept_gradients(sections, self._mask.kept)) if self.kept else found
+        assert not self.kept, "who keeps a part of the mask is not asked for the gradients of that"
         result = {}
         for name, (positions, values) in read_growth(sections, mask=mask, growth=asked).items():
             pruned = ~self._mask[name].numpy().reshape(-1)[positions]
@@ -77,7 +104,7 @@ class GradientSum:
             )
 
     def add(self, found: Gradients, *, weight: int) -> None:
-        """Folds what one device said, as `read_growth` gave it, with its number of samples as weight."""
+        """Folds what one device said, as `read` gave it, with its number of samples as weight."""
         for name, (positions, values) in found.items():
             fixed = np.rint(values.astype(np.float64) * _SCALE).astype(np.int64)
             # No position occurs twice in a reply.
@@ -86,14 +113,35 @@ class GradientSum:
         self._weight += weight
 
     def mean(self) -> Gradients:
-        """Of each tensor the positions whose mean is not 0, (k,), ascending, and the means, (k,) float32."""
+        """Of each tensor the pruned positions whose mean is not 0, (k,), ascending, and the means, (k,) float32."""
         result = {}
         for name, high in self._high.items():
             low = self._low[name]
             # Both limbs can be something and their sum nothing, which only their carried form shows.
             positions = np.flatnonzero((high + (low >> _LIMB)) | (low & ((1 << _LIMB) - 1)))
-            total = high[positions].astype(np.float64) * float(1 << _LIMB) + low[positions]
-            result[name] = (positions, (total / (_SCALE * max(1, self._weight))).astype(np.float32))
+            if self.kept:
+                positions = positions[~self._mask[name].numpy().reshape(-1)[positions]]
+            result[name] = (positions, self._means(name, positions))
+        return result
+
+    def kept_mean(self) -> Floats:
+        """The means of the kept weights, (mask.kept,) float32, in the mask's order."""
+        assert self.kept, "nobody said them"
+        places = {name: np.flatnonzero(bits.numpy().reshape(-1)) for name, bits in self._mask.items()}
+        return np.concatenate([self._means(name, positions) for name, positions in places.items()])
+
+    def _means(self, name: str, positions: npt.NDArray[np.int64]) -> Floats:
+        total = self._high[name][positions].astype(np.float64) * float(1 << _LIMB) + self._low[name][positions]
+        means: Floats = (total / (_SCALE * max(1, self._weight))).astype(np.float32)
+        return means
+
+    def _with_kept(self, found: Gradients, kept: Floats) -> Gradients:
+        result, begin = dict(found), 0
+        for name, bits in self._mask.items():
+            places = np.flatnonzero(bits.numpy().reshape(-1))
+            own, begin = kept[begin : begin + places.size], begin + places.size
+            positions, values = found.get(name, (places[:0], own[:0]))
+            result[name] = (np.concatenate((positions, places)), np.concatenate((values, own)))
         return result
 
 
@@ -105,6 +153,7 @@ def adjusted_state(
     representation: Representation,
     mean: Floats | None = None,
     marked_by: Floats | None = None,
+    operations: Mapping[str, int] | None = None,
 ) -> tuple[RoundState, AdjustmentRecord | None]:
     """The state after a round's adjustment of the mask, and what was changed; as it is where there is none.
 
@@ -116,6 +165,7 @@ def adjusted_state(
         mean: (state.mask.kept,) of the round's replies.
         marked_by: (state.mask.kept,) what training started from, if it pressed the weights that were marked then: only
             those go. All of them, unless fewer weights come than were to.
+        operations: what a weight of each tensor costs, where gradients decide what goes; all the same when None.
     """
     if adjustment is None:
         return state, None
@@ -125,14 +175,20 @@ def adjusted_state(
     if marked_by is not None:
         counts = [adjustment.goes.get(name, 0) for name in layers]
         among = marked(representation.drop_scores(marked_by), layers=list(layers.values()), counts=counts)
-    goes = adjustment.goes
-    if adjustment.together:
+    goes, comes = adjustment.goes, adjustment.comes
+    if gradients is not None and gradients.kept:
+        own = gradients.kept_mean()
+        scores = np.abs(own)
+        goes, comes = traded_together(
+            state.mask, kept=own, gradients=found, comes=comes, count=adjustment.together, operations=operations
+        )
+    elif adjustment.together:
         goes = lowest_together(scores, layers=layers, count=adjustment.together)
-    mask = adjusted(state.mask, scores=scores, gradients=found, goes=goes, comes=adjustment.comes, among=among)
+    mask = adjusted(state.mask, scores=scores, gradients=found, goes=goes, comes=comes, among=among)
     record = AdjustmentRecord(
         block=adjustment.block,
         pruned=_counts(goes, state.mask, without=mask),
-        grown=_counts(adjustment.comes, mask, without=state.mask),
+        grown=_counts(comes, mask, without=state.mask),
     )
     if mask is state.mask:
         return state, record

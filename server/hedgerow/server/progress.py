@@ -318,7 +318,7 @@ def adjustment_text(adjustment: AdjustmentRecord) -> str:
     >>> adjustment_text(AdjustmentRecord(block=0, pruned=moved, grown={}))
     'pruned 1,234 weights in conv3, conv4'
     """
-    done = "exchanged" if adjustment.exchange else "pruned"
+    done = "exchanged" if adjustment.balanced else "pruned"
     names = [clean_text(name.removesuffix(".weight"), _NAME) for name, count in adjustment.pruned.items() if count]
     if not names:
         return f"{done} no weights"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hedgerow.codec import Floats, Header, Sections, decode_payload
+from hedgerow.codec import Floats, Header, Sections, decode_payload, values_entropy
 from hedgerow.errors import PayloadError
 from hedgerow.exchange import Exchange, Measures, Version, growth_entropy, own_mask_entropy, read_own_mask
 from hedgerow.pruning import Gradients, Mask, Moves
@@ -33,7 +33,7 @@ class Taken:
         measures: what its client measured.
         kept: of the kept weights.
         floats: (f,) float32, of what is never pruned.
-        gradients: of pruned weights; None where it was not asked for any.
+        gradients: as `GradientSum.read` gave them; None where it was not asked for any.
         mask: what its client keeps now, where it was to change that itself; else None.
         sections: all of it.
         entropies: Shannon's bound of each of them but that of the kept weights, in bytes, by kind.
@@ -78,7 +78,7 @@ class Reader:
         Raises:
             PayloadError: it is damaged, too long, for another request, or a value is out of bounds.
         """
-        header, sections = decode_payload(payload, limit=self._limit())
+        header, sections = decode_payload(payload, limit=self._limit(kept=gradients is not None and gradients.kept))
         if header != self.header.of_reply():
             raise PayloadError("the reply is for another experiment or round", kind="mismatch")
         measures = Measures.read(sections)
@@ -90,7 +90,8 @@ class Reader:
         found = None
         if gradients is not None and any(asked.count for asked in self.header.growth):
             found = gradients.read(sections, mask=self.mask, growth=self.header.growth)
-        wanted = len(_SECTIONS) + 1 + (found is not None) + (own is not None)
+        asked = 0 if gradients is None or found is None else gradients.sections
+        wanted = len(_SECTIONS) + 1 + asked + (own is not None)
         if len(sections) != wanted:
             raise PayloadError(f"a reply of {len(sections)} sections; {wanted} were asked for", kind="mismatch")
         assert isinstance(floats.values, np.ndarray)
@@ -100,11 +101,13 @@ class Reader:
             entropies[kind] = own_mask_entropy(own, sent=self.sent, exchange=self.exchange)
         return Taken(measures, kept, floats.values, found, sections, entropies, own)
 
-    def _limit(self) -> int:
+    def _limit(self, *, kept: bool) -> int:
         limit = 4 * sum(self.layers) + 4 * self.exchange.architecture.float_count + _ENVELOPE
         if self.sent is not None:
             # A mask takes no more than a bit a weight, whole or as what changed.
             limit += self.exchange.architecture.weights // 8
+        if kept:
+            limit += 4 * sum(self.layers)
         return limit + _MOST_PER_GRADIENT * sum(asked.count for asked in self.header.growth)
 
 
@@ -113,4 +116,7 @@ def _entropies(sections: Sections, floats: Heard) -> dict[int, float]:
     entropies: dict[int, float] = {pb.KIND_FLOATS: floats.entropy, pb.KIND_COUNTS: counts}
     if pb.KIND_TOP_K in sections:
         entropies[pb.KIND_TOP_K] = growth_entropy(sections[pb.KIND_TOP_K])
+    if pb.KIND_GRADIENTS in sections:
+        section = sections[pb.KIND_GRADIENTS]
+        entropies[pb.KIND_GRADIENTS] = values_entropy(section.coded, section.count, groups=[section.count])
     return entropies

@@ -71,6 +71,7 @@ def play_round(
     journal: Journal | None = None,
     least: int | None = None,
     planner: Planner | None = None,
+    operations: Mapping[str, int] | None = None,
 ) -> Round:
     """Plays the round after `state`, or goes on with it where `journal` says that it was begun.
 
@@ -87,6 +88,7 @@ def play_round(
         journal: where it is kept while it is played; nowhere when None.
         least: nodes that have to be there before a round is begun; `fleet.cohort` when None.
         planner: asks nodes which level they have memory for; nobody is asked when None.
+        operations: what a weight of each tensor costs, for `adjustment.criterion = "gradient"`; all the same when None.
 
     Raises:
         TooFewRepliesError: fewer usable replies than `aggregation.min_replies`.
@@ -143,11 +145,12 @@ def play_round(
         own_masks=own_masks,
     )
     asks = any(asked.count for asked in growth) and not own_masks
+    by_gradient = experiment.adjustment.criterion == "gradient"
     fold = Fold(
         strands.readers,
         kept=_kept_sums(experiment, state),
         floats=_float_sums(state),
-        gradients=GradientSum(state.mask, growth) if asks else None,
+        gradients=GradientSum(state.mask, growth, kept=by_gradient) if asks else None,
         held=HeldMean(state.mask.size) if own_masks else None,
         levels=strands.levels,
     )
@@ -202,6 +205,7 @@ def play_round(
             # What nobody held has no vote, so what was there before has to do.
             mean=np.where(fold.kept.held(), mean, state.kept) if state.nests else mean,
             marked_by=start if presses else None,
+            operations=operations,
         )
     changed = renested(changed, before=following, experiment=experiment, representation=exchange.representation)
     sections_down = strands.sections(answered)

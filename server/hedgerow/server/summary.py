@@ -52,7 +52,7 @@ def _mask(records: list[RoundRecord]) -> str:
         parts.append(f"chosen among {_counted(len(selection.candidates), 'candidate')} ({name})")
     if adjustments:
         weights = sum(adjustment.weights for adjustment in adjustments)
-        done = "exchanged" if all(adjustment.exchange for adjustment in adjustments) else "pruned"
+        done = "exchanged" if all(adjustment.balanced for adjustment in adjustments) else "pruned"
         parts.append(f"{_counted(len(adjustments), 'adjustment')} {done} {_counted(weights, 'weight')}")
     return ", ".join(parts)
 

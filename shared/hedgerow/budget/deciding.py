@@ -88,7 +88,8 @@ class Decider:
         """What looking for gradients of pruned weights takes, at any time; 0 where the experiment never looks.
 
         All layers compute by the dense path then, and store what they store in training. The ledger counts gradients of
-        kept weights too, which are not made, so that it is rather too much.
+        kept weights too, which are not made, or by `adjustment.criterion` in a pass of their own, so that it is rather
+        too much.
         """
         settings = self.experiment.adjustment
         if settings.every == 0 or settings.density == "cubic":

@@ -276,6 +276,11 @@ class AdjustmentSettings(_Settings):
     it, and keeps the largest (FedDST)."""
     after: Fraction = 0.5
     """Of `devices`: the fraction of a round's steps before a device adjusts."""
+    criterion: Literal["magnitude", "gradient"] = "magnitude"
+    """What decides which weights go. `magnitude`: of each tensor the smallest, of signs the least decided, while as
+    many others come by their gradients; `gradient`: gradients decide both, across all tensors. Those of the largest
+    g² / t are kept, with g the devices' mean gradient of a weight, pruned or not, and t its multiply-accumulates
+    (PruneFL). `rate` bounds what comes of each tensor, and what goes of all. Densities of layers change then."""
 
     def last(self, rounds: int) -> int:
         """The last round that may adjust, of a run of so many."""
@@ -687,6 +692,37 @@ class Experiment(_Settings):
         if adjustment.every == 0:
             raise ValueError(
                 'adjustment.by is "devices", but adjustment.every is 0, so nobody adjusts; set every, or leave it out'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_can_decide(self) -> Experiment:
+        adjustment = self.adjustment
+        if adjustment.criterion == "magnitude":
+            return self
+        if adjustment.every == 0:
+            raise ValueError(
+                'adjustment.criterion is "gradient", but adjustment.every is 0, so nothing is decided; set every, or '
+                "leave it out"
+            )
+        asking = {
+            'representation is "signs", whose gradients are of another size than those of what is pruned': (
+                self.representation == "signs"
+            ),
+            'adjustment.by is "devices", which adjust by their own gradients alone': adjustment.by == "devices",
+            f'adjustment.density is "{adjustment.density}", in which weights only go': adjustment.density != "constant",
+            f"adjustment.blocks is {adjustment.blocks}, but all tensors are compared": adjustment.blocks != 1,
+            "adjustment.relative is true, in units that kept weights have none of": adjustment.relative,
+            f"extrusion.penalty is {self.extrusion.penalty:g}, for weights that are known before the round": (
+                self.extrusion.penalty > 0
+            ),
+            f"budget.levels has {len(self.budget.levels)} parts, and who trains one knows only its gradients": (
+                len(self.budget.levels) > 1
+            ),
+        }
+        for what in [what for what, asked in asking.items() if asked]:
+            raise ValueError(
+                f'adjustment.criterion is "gradient", but {what}; leave that out, or set it to "magnitude"'
             )
         return self
 

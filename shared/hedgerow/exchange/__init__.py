@@ -6,8 +6,10 @@ from hedgerow.exchange.growth import (
     growth_entropy,
     growth_of,
     growth_section,
+    kept_gradients_section,
     marked_counts,
     read_growth,
+    read_kept_gradients,
 )
 from hedgerow.exchange.measures import Measures
 from hedgerow.exchange.own_masks import own_mask_entropy, own_mask_section, read_own_mask
@@ -37,6 +39,7 @@ __all__ = [
     "growth_entropy",
     "growth_of",
     "growth_section",
+    "kept_gradients_section",
     "losses_section",
     "marked_counts",
     "own_mask_entropy",
@@ -44,6 +47,7 @@ __all__ = [
     "plan_reply",
     "plan_request",
     "read_growth",
+    "read_kept_gradients",
     "read_losses",
     "read_own_mask",
     "read_plan",

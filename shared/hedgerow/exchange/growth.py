@@ -1,4 +1,4 @@
-"""What a request says of tensors that are going to be adjusted, and the section that answers with gradients.
+"""What a request says of tensors that are going to be adjusted, and the sections that answer with gradients.
 
 Positions count the pruned weights only, of the tensors that were asked for one after the other.
 """
@@ -13,14 +13,32 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from hedgerow.codec import Floats, Growth, Section, Sections, binary_entropy_bytes
+from hedgerow.codec import (
+    Floats,
+    Growth,
+    Section,
+    Sections,
+    binary_entropy_bytes,
+    decode_values,
+    encode_values,
+    expected,
+)
 from hedgerow.codec.sections import read_top_k, top_k_section
 from hedgerow.config import WireSettings
 from hedgerow.errors import PayloadError
 from hedgerow.pruning import Gradients, Mask
 from hedgerow.v1 import payload_pb2 as pb
 
-__all__ = ["asked_counts", "growth_entropy", "growth_of", "growth_section", "marked_counts", "read_growth"]
+__all__ = [
+    "asked_counts",
+    "growth_entropy",
+    "growth_of",
+    "growth_section",
+    "kept_gradients_section",
+    "marked_counts",
+    "read_growth",
+    "read_kept_gradients",
+]
 
 Positions = npt.NDArray[np.int64]
 
@@ -88,6 +106,30 @@ def read_growth(sections: Sections, *, mask: Mask, growth: Sequence[Growth]) -> 
             )
         result[tensor.name] = (tensor.positions(ranks[begin:end]), values[begin:end])
     return result
+
+
+def kept_gradients_section(gradients: Floats, *, wire: WireSettings) -> Section:
+    """What a device says of the gradients of its kept weights: all of them, in the precision of `growth_section`.
+
+    Both ends know where these weights are, so that no position travels. Those beyond 4080 are said as that.
+
+    Args:
+        gradients: (k,) float32, finite, in the mask's order.
+        wire: how they are coded.
+    """
+    values = np.clip(gradients, -_LARGEST, _LARGEST)
+    encoded = encode_values(values, format="fp32" if wire.up == "fp32" else "bf16", groups=[values.size])
+    return Section.of(pb.KIND_GRADIENTS, encoded.coded, count=values.size)
+
+
+def read_kept_gradients(sections: Sections, count: int) -> Floats:
+    """Inverse of `kept_gradients_section` for `count` kept weights: (count,) float32, finite.
+
+    Raises:
+        PayloadError: the section is missing or damaged, of another number of weights, or a gradient is not finite.
+    """
+    section = expected(sections, pb.KIND_GRADIENTS, count, codecs=(pb.CODEC_FLOAT32, pb.CODEC_BFLOAT16))
+    return decode_values(section.coded, count, groups=[count])
 
 
 def growth_entropy(section: Section) -> float:

@@ -10,6 +10,7 @@
 from hedgerow.pruning.adjustment import Adjustment, Gradients, adjusted, adjustment_of, blocks_of
 from hedgerow.pruning.densities import lowest_together, scheduled_density
 from hedgerow.pruning.density import erk, igq, jittered, keep_top, keep_top_global, kept_count, uniform
+from hedgerow.pruning.importance import traded_together
 from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask
 from hedgerow.pruning.marks import marked
 from hedgerow.pruning.mask import Mask
@@ -49,5 +50,6 @@ __all__ = [
     "scheduled_density",
     "synflow",
     "synflow_scores",
+    "traded_together",
     "uniform",
 ]

@@ -2,6 +2,7 @@
 
 from hedgerow.sparse.folding import folded
 from hedgerow.sparse.growth import TopK, largest_gradients
+from hedgerow.sparse.kept_gradients import kept_gradients
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 from hedgerow.sparse.network import (
     NATIVE_BELOW,
@@ -37,6 +38,7 @@ __all__ = [
     "float_tensors",
     "folded",
     "gather_kept",
+    "kept_gradients",
     "largest_gradients",
     "read_vector",
     "scatter_kept",

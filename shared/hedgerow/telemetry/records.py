@@ -137,7 +137,7 @@ class AdjustmentRecord(_Record):
     pruned: dict[str, int]
     """Number of weights that were pruned, by tensor."""
     grown: dict[str, int]
-    """Number of weights that grew, by tensor; in an exchange as many as were pruned."""
+    """Number of weights that grew, by tensor; in an exchange as many as were pruned, in each or in all together."""
 
     @property
     def weights(self) -> int:
@@ -148,6 +148,11 @@ class AdjustmentRecord(_Record):
     def exchange(self) -> bool:
         """Whether as many grew as were pruned, in each tensor."""
         return self.grown == self.pruned
+
+    @property
+    def balanced(self) -> bool:
+        """Whether as many grew as were pruned, in all tensors together."""
+        return sum(self.grown.values()) == self.weights
 
 
 class LevelRecord(_Record):
