@@ -92,12 +92,16 @@ def message_for(*overrides: str) -> str:
         ('selection.pool=["lamp/erk", "lampe/erk"]', ["selection.pool: 'lampe/erk' has the unknown saliency 'lampe'"]),
         ("selection.jitter=1", ["selection.jitter: found 1", "less than 1"]),
         ("selection.public_samples=9", ["selection.public_samples is 9, but selection.candidates is 0", "set both"]),
+        (
+            "pruning.saliency=snip",
+            ["looks at samples that the coordinator has for itself, but selection.public_samples is 0; set it to the"],
+        ),
         ("privacy.delta=1", ["privacy.delta: found 1", "less than 1"]),
         (
             "recipe=hidenseak",
             [
                 "unknown recipe 'hidenseak' (did you mean 'hidenseek'?)",
-                "fedavg, feddst, fedmef, fedtiny, gmp, hidenseek, prunefl, rigl",
+                "fedavg, feddst, fedmef, fedpm, fedprox, fedtiny, gmp, hidenseek, prunefl, rigl, static-lamp",
             ],
         ),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),

@@ -146,7 +146,7 @@ def test_step_sizes_can_fall_to_nothing_within_one_training(
     seen: list[list[float]] = []
 
     def spy(
-        module: nn.Module, parts: object, optimisers: list[torch.optim.Optimizer], *, half: bool, press: object
+        module: nn.Module, parts: object, optimisers: list[torch.optim.Optimizer], *, half: bool, changes: object
     ) -> float:
         seen.append([group["lr"] for optimiser in optimisers for group in optimiser.param_groups])
         return 1.0

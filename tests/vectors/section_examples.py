@@ -96,6 +96,12 @@ SECTION_EXAMPLES = (
         {"kind": "KIND_FLIPS", "alphabet": 2, "layers": [200, 100], "old": _OLD[:300].tolist(), "old_size": 16},
         _TURNED,
     ),
+    Example(
+        "a drawn supermask as levels",
+        "levels",
+        {**_SIGNS, "alphabet": 2, "layers": [200, 100], "old": _OLD[:300].tolist(), "old_size": 16},
+        bits_at("drawn", 300, _OLD[:300] / 15).astype(np.uint8),
+    ),
     Example("a mask with structure", "mask", {"shapes": [[8, 8, 5, 5], [3, 4]]}, _STRUCTURED),
     Example("a mask that keeps everything", "mask", {"shapes": [[10, 100]]}, np.ones(1000, dtype=np.bool_)),
     Example("a small mask stays as it is", "mask", {"shapes": [[2, 1, 2, 2], [3]]}, bits_at("small mask", 11, 0.5)),

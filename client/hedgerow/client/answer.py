@@ -199,21 +199,21 @@ class Workshop:
         if asked and self.experiment.adjustment.by == "devices":
             steps = step_count(len(samples), built.experiment.training)
             first = first_steps(steps, after=self.experiment.adjustment.after)
-            trained = self._train(built, samples, header, client=client, part=slice(first))
+            trained = self._train(built, samples, header, start, client=client, part=slice(first))
             own = self._own_mask(built, header, memories, samples=samples, client=client)
             # There is room for one network.
             del built
             built = self._build(own.mask, room=room)
             write_vector(built.client.network.kept, own.kept)
             write_vector(built.client.network.floats, own.floats)
-            if first < steps:
-                rest = self._train(built, samples, header, client=client, part=slice(first, None))
-                trained = joined(trained, rest)
             start = self.exchange.carried(version, own.moves, mask_digest=own.mask.digest)
+            if first < steps:
+                rest = self._train(built, samples, header, start, client=client, part=slice(first, None))
+                trained = joined(trained, rest)
             residuals = own.residual(residuals[0]), residuals[1]
         else:
             extrusion = self._extrusion(header, version, layers=layers)
-            trained = self._train(built, samples, header, client=client, extrusion=extrusion)
+            trained = self._train(built, samples, header, start, client=client, extrusion=extrusion)
         network = built.client.network
         measures = _measures(trained, seconds=time.perf_counter() - began, native_share=network.native_share())
         vectors = read_vector(network.kept), read_vector(network.floats)
@@ -251,13 +251,15 @@ class Workshop:
         built: _Built,
         samples: Samples,
         header: Header,
+        version: Version,
         *,
         client: int,
         part: slice | None = None,
         extrusion: Extrusion | None = None,
     ) -> Trained:
-        """Trains all or a part of a round's steps."""
+        """Trains all or a part of the steps of a round that began with what `version` says."""
         seed = self.experiment.seed
+        start = self.exchange.starts(version) if built.experiment.training.proximal else None
         # What a part draws does not depend on how the one before it was computed.
         draw = (header.round, client) if part is None or not part.start else (header.round, client, part.start)
         # One network serves many clients, whose results must not depend on who trained before.
@@ -274,6 +276,7 @@ class Workshop:
                 generator=numpy_generator(seed, "batches", header.round, client),
                 extrusion=extrusion,
                 part=part,
+                start=start,
             )
 
     def _own_mask(self, built: _Built, header: Header, memories: Memories, *, samples: Samples, client: int) -> OwnMask:
@@ -421,7 +424,8 @@ class Workshop:
 
     def _model(self) -> nn.Module:
         # A device has no room for the dense weights, and is sent all that it needs, unless their sizes are frozen in.
-        frozen = self.experiment.representation == "signs" and self.experiment.signs.magnitude == "random"
+        signs = self.experiment.representation == "signs" and self.experiment.signs.magnitude == "random"
+        frozen = signs or self.experiment.representation == "supermask"
         return model_of(self.experiment, self.dataset, hollow=not frozen)
 
     def _samples(self, part: int) -> Samples:

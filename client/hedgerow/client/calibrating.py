@@ -173,6 +173,8 @@ def _key(experiment: Experiment, *, input_shape: tuple[int, int, int], classes: 
         "precision": training.precision,
         # What is computed for one density holds for others, but two may be told apart at no cost.
         "density": small.first_density,
+        # What was measured without it stays known.
+        **({"proximal": True} if training.proximal else {}),
     }
 
 

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from hedgerow.client.extrusion import Extrusion, extrusion_rate
 from hedgerow.client.optimisers import NormalisedSGD
+from hedgerow.client.proximal import Proximal
+from hedgerow.codec import Floats
 from hedgerow.config import Experiment, TrainingSettings
 from hedgerow.data import Dataset, Samples
 from hedgerow.errors import TrainingError
@@ -102,6 +104,7 @@ def train(
     extrusion: Extrusion | None = None,
     clock: Callable[[], float] = time.monotonic,
     part: slice | None = None,
+    start: tuple[Floats, Floats] | None = None,
 ) -> Trained:
     """Trains `network` in place on the client's own samples for the epochs of one round.
 
@@ -118,6 +121,8 @@ def train(
         clock: tells seconds.
         part: which of the round's steps, where the mask changes between two parts; all of them when None. Momentum
             begins anew with each part.
+        start: what `training.proximal` holds the network near: (kept,) and (f,) float32, which must not change. The
+            values that it has now when None.
 
     Raises:
         TrainingError: a loss is not finite, or there are too few samples for one step.
@@ -136,6 +141,9 @@ def train(
     ][: settings.steps][slice(None) if part is None else part]
     if not order:
         raise TrainingError(f"{len(samples)} samples are too few for one step of at least 2")
+    proximal = None
+    if settings.proximal:
+        proximal = Proximal.of(network, strength=settings.proximal, start=start)
     optimisers = _optimisers(network, experiment, scale=step_scale(experiment, round=round), steps=len(order))
     steps = [(group, group["lr"]) for optimiser in optimisers for group in optimiser.param_groups]
     total = 0.0
@@ -154,15 +162,17 @@ def train(
         images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
         sizes = part_sizes(len(batch), most=most)
         parts = list(zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True))
-        press = None
+        changes: list[Callable[[], None]] = []
+        if proximal is not None:
+            changes.append(functools.partial(proximal.add_to_gradients, network))
         if extrusion is not None and share is not None:
-            press = functools.partial(_press, extrusion, network, optimisers, share=share)
+            changes.append(functools.partial(_press, extrusion, network, optimisers, share=share))
         half = settings.precision == "bf16"
-        step = functools.partial(_step, network.module, parts, optimisers, half=half, press=press)
+        step = functools.partial(_step, network.module, parts, optimisers, half=half, changes=changes)
         # Seconds may be over after any step, so that the first ones have to do.
         if number == measured or (timed and number < 2):
             before = _lasting_bytes(network.module, optimisers)
-            before += 0 if extrusion is None else extrusion.held_bytes
+            before += sum(one.held_bytes for one in (extrusion, proximal) if one is not None)
             loss, found = allocations(step)
             peaks = _peaks(before, found)
         else:
@@ -181,11 +191,11 @@ def _step(
     optimisers: list[torch.optim.Optimizer],
     *,
     half: bool,
-    press: Callable[[], None] | None = None,
+    changes: Sequence[Callable[[], None]] = (),
 ) -> float:
     """One step on a batch in parts, whose gradients add up to those of the batch's mean loss, which it returns.
 
-    `press` is called when they are there, before the optimisers' step.
+    `changes` are called when they are there, before the optimisers' step.
     """
     count, value = sum(len(labels) for _, labels in parts), 0.0
     for images, labels in parts:
@@ -202,8 +212,8 @@ def _step(
         with phase("backward"):
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
     with phase("update"):
-        if press is not None:
-            press()
+        for change in changes:
+            change()
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -234,13 +244,18 @@ def _optimisers(
     network: KeptNetwork, experiment: Experiment, *, scale: float, steps: int
 ) -> list[torch.optim.Optimizer]:
     floats = [t for t in network.floats if t.requires_grad]
+    optimisers: list[torch.optim.Optimizer]
     if experiment.representation == "signs":
         signs = experiment.signs
-        optimisers: list[torch.optim.Optimizer] = [
-            NormalisedSGD(network.kept, lr=signs.step * scale / math.sqrt(steps))
-        ]
+        optimisers = [NormalisedSGD(network.kept, lr=signs.step * scale / math.sqrt(steps))]
         if floats and signs.norm_learning_rate > 0:
             optimisers.append(torch.optim.SGD(floats, lr=signs.norm_learning_rate * scale))
+        return optimisers
+    if experiment.representation == "supermask":
+        own = experiment.supermask
+        optimisers = [torch.optim.Adam(network.kept, lr=own.learning_rate * scale)]
+        if floats and own.norm_learning_rate > 0:
+            optimisers.append(torch.optim.SGD(floats, lr=own.norm_learning_rate * scale))
         return optimisers
     weights = experiment.weights
     return [

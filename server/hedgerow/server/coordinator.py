@@ -89,8 +89,9 @@ def prepare(
             chosen = patiently(chose, again=lambda error: None, observer=observer) if live else chose()
             state, selection = chosen.state, chosen.record
         else:
-            shape = bench.dataset.input_shape
-            state = bench.start(mask_of(experiment, bench.initial, shape, progress=observer.pruning))
+            dataset = bench.dataset
+            mask = mask_of(experiment, bench.initial, dataset.input_shape, progress=observer.pruning, dataset=dataset)
+            state = bench.start(mask)
         exchange = bench.exchange
         state = levelled(
             state, experiment=experiment, architecture=exchange.architecture, representation=exchange.representation

@@ -18,7 +18,7 @@ def guarantee(experiment: Experiment, *, kept: int, rounds: int) -> list[str]:
         rounds: in which a device takes part.
     """
     privacy, lines = experiment.privacy, []
-    if privacy.vote_epsilon is not None and experiment.representation == "signs":
+    if privacy.vote_epsilon is not None and experiment.representation != "weights":
         whole = [
             votes_epsilon(votes=kept, rounds=times, epsilon=privacy.vote_epsilon, delta=privacy.delta)
             for times in (1, rounds)
@@ -29,7 +29,7 @@ def guarantee(experiment: Experiment, *, kept: int, rounds: int) -> list[str]:
         )
     if privacy.noise:
         # With float weights a message brings two vectors, each clipped and noised on its own.
-        vectors = 1 if experiment.representation == "signs" else 2
+        vectors = 2 if experiment.representation == "weights" else 1
         try:
             each, whole_run = (
                 gaussian_epsilon(multiplier=privacy.noise, rounds=vectors * times, delta=privacy.delta)

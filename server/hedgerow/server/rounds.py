@@ -175,7 +175,7 @@ def play_round(
     # What each device kept is not yet known of one mask; see `agreed_state`.
     mean = state.kept if own_masks else fold.kept.mean()
     moved = exchange.representation.following(
-        state.kept, start=start, mean=mean, scale=step_scale(experiment, round=number)
+        state.kept, start=start, mean=mean, scale=step_scale(experiment, round=number), round=number
     )
     floats, own_floats = following_floats(state, fold.floats, running_statistics(exchange.architecture))
     largest = min(fold.replies)
@@ -261,7 +261,7 @@ def _kept_sums(experiment: Experiment, state: RoundState) -> Nested:
     sizes = [state.kept.size, *(int(np.count_nonzero(nest)) for nest in state.nests)]
     of_speakers = experiment.signs.abstain > 0 and experiment.signs.voters == "random"
     parts: list[Aggregator] = [
-        SignMean(size, of_speakers=of_speakers) if experiment.representation == "signs" else FloatMean(size)
+        SignMean(size, of_speakers=of_speakers) if experiment.representation != "weights" else FloatMean(size)
         for size in sizes
     ]
     return Nested(parts, places=[None, *state.nests], count=state.kept.size)

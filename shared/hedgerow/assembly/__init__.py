@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from hedgerow.activations import Activations, activations
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Dirichlet, Iid, Indices, Partition, Shards, load_dataset, partition
-from hedgerow.errors import DataError
+from hedgerow.errors import DataError, PruningError
 from hedgerow.exchange import Architecture, Exchange
 from hedgerow.models import build_model
-from hedgerow.pruning import Mask, initial_mask, kept_count, prunable_tensors
-from hedgerow.representation import Representation, Signs, Weights
+from hedgerow.pruning import Mask, initial_mask, kept_count, prunable_tensors, ranked_mask, snip
+from hedgerow.representation import Representation, Signs, Supermasks, Weights
 from hedgerow.seeds import derive_seed, numpy_generator
 from hedgerow.sparse import KeptNetwork, PathChoice, choose_paths
 
@@ -118,16 +119,33 @@ def mask_of(
     input_shape: tuple[int, int, int],
     *,
     progress: Callable[[int, int], None] | None = None,
+    dataset: Dataset | None = None,
 ) -> Mask:
-    """The mask before training, made without data.
+    """The mask before training, made without data; but for the saliency `snip`, which looks at the public samples.
+
+    Args:
+        experiment: the settings.
+        model: the dense network at initialization; it is not changed.
+        input_shape: (C, H, W) of a sample.
+        progress: called with (steps done, steps) by SynFlow.
+        dataset: what the public samples are taken of.
 
     Raises:
-        PruningError: no such mask exists at this density.
+        PruningError: no such mask exists at this density, or samples are needed and there are none.
+        DataError: there are not so many public samples.
     """
     pruning = experiment.pruning
     shapes = [weight.numel() for weight in prunable_tensors(model).values()]
     # Where the density falls, what it ends with has to be possible too.
     kept_count(pruning.density, size=sum(shapes), layers=len(shapes))
+    if pruning.saliency == "snip":
+        if dataset is None:
+            raise PruningError('pruning.saliency is "snip", which looks at samples; give the data set they are in')
+        indices = public_indices(experiment, dataset)
+        images, labels = dataset.train.images[indices], dataset.train.labels[indices]
+        seed = derive_seed(experiment.seed, "snip")
+        scores = snip(model, dataset.normalised(images), torch.from_numpy(labels), seed=seed)
+        return ranked_mask(scores, rule=pruning.rule, density=experiment.first_density)
     return initial_mask(
         model,
         input_shape,
@@ -148,6 +166,14 @@ def representation_of(experiment: Experiment) -> Representation:
             aggregation=experiment.aggregation,
             wire=experiment.wire,
             privacy=experiment.privacy,
+        )
+    if experiment.representation == "supermask":
+        return Supermasks(
+            settings=experiment.supermask,
+            aggregation=experiment.aggregation,
+            wire=experiment.wire,
+            privacy=experiment.privacy,
+            seed=experiment.seed,
         )
     return Weights(wire=experiment.wire, privacy=experiment.privacy)
 

@@ -102,6 +102,7 @@ class Decider:
             compact=plan.compact or self._native,
             # A device that adjusts its mask does so in the midst of its training, others when it is over.
             state_bytes=plan.state_bytes if settings.by == "devices" else 0,
+            start_bytes=plan.start_bytes if settings.by == "devices" else 0,
         )
         if candidate.kernels != "dense":
             # A network that was made for native kernels holds what its ReLUs give as it is when these do not compute.

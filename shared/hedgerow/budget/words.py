@@ -219,6 +219,7 @@ def _parts(found: Ledger) -> str:
         "weights and where they are": found.weights + found.indices + found.floats,
         "gradients": found.gradients,
         "optimiser": found.optimiser,
+        "start of the round": found.start,
         "work of one layer": found.transient,
     }
     return ", ".join(f"{name} {size_text(size)}" for name, size in what.items() if size >= 50_000)

@@ -32,6 +32,7 @@ __all__ = [
     "PruningSettings",
     "SelectionSettings",
     "SignSettings",
+    "SupermaskSettings",
     "TrainingSettings",
     "WeightSettings",
     "WireSettings",
@@ -171,11 +172,12 @@ class ModelSettings(_Settings):
 
 
 class PruningSettings(_Settings):
-    """The mask that the coordinator makes at initialization, without data."""
+    """The mask that the coordinator makes at initialization, without data unless `saliency` is `snip`."""
 
     density: UnitPositive = 0.05
     """Kept fraction of all prunable weights; 1 = dense."""
-    saliency: Literal["synflow", "magnitude", "random", "lamp"] = "synflow"
+    saliency: Literal["synflow", "magnitude", "random", "lamp", "snip"] = "synflow"
+    """What scores the weights. `snip` looks at `selection.public_samples`, all of them as one batch."""
     rule: Literal["global", "uniform", "erk", "igq"] = "global"
     iterations: Count = 100
     """Steps of SynFlow's exponential schedule."""
@@ -205,7 +207,7 @@ class SelectionSettings(_Settings):
     public_samples: Annotated[int, Field(ge=0)] = 0
     """Training samples that the coordinator has for itself: no client of a simulation gets them, and test samples they
     never are. With some, the candidates are magnitude masks, jittered, of a dense network trained on them, as in the
-    paper, and training starts from its weights."""
+    paper, and training starts from its weights. Without candidates, they are what the saliency `snip` looks at."""
     public_epochs: Count = 5
     """Of that training."""
     fraction: UnitPositive = 0.1
@@ -229,12 +231,7 @@ class SelectionSettings(_Settings):
         return pool
 
     @model_validator(mode="after")
-    def _public_samples_have_a_use(self) -> SelectionSettings:
-        if self.public_samples and not self.candidates:
-            raise ValueError(
-                f"selection.public_samples is {self.public_samples}, but selection.candidates is 0, so nothing is made "
-                "of them; set both"
-            )
+    def _public_samples_make_candidates(self) -> SelectionSettings:
         if self.public_samples and self.candidates > 1 and not self.jitter:
             raise ValueError(
                 "selection.jitter is 0, but with selection.public_samples it alone tells candidates apart; set it "
@@ -348,6 +345,18 @@ class WeightSettings(_Settings):
     weight_decay: NotNegative = 0.0
 
 
+class SupermaskSettings(_Settings):
+    """The representation `supermask`: frozen weights, and a trained probability to keep each (FedPM)."""
+
+    learning_rate: NotNegative = 0.1
+    """Adam's, for the scores, whose sigmoids the probabilities are."""
+    reset: Count = 1
+    """Rounds after which the coordinator forgets the masks that it was sent; between, θ is the mean over their rounds.
+    The paper has as many as it takes to ask each client once; the authors' program has 1."""
+    norm_learning_rate: NotNegative = 0.0
+    """SGD step size of biases and of the norm layers' scale and shift; 0 freezes them, as in the paper."""
+
+
 class TrainingSettings(_Settings):
     """What a client does in one round."""
 
@@ -378,6 +387,9 @@ class TrainingSettings(_Settings):
     topk_layers: Literal["all", "standardised"] = "all"
     """Of `topk`: the layers that store so; `standardised`: those of `model.norm` = `nsconv` only, whose activations are
     around 0, so that small ones matter little."""
+    proximal: NotNegative = 0.0
+    """μ of a term μ/2·‖w - wₜ‖² beside the loss, which keeps floats near what the round began with (FedProx); 0: no
+    such term."""
     recompute: bool = False
     """Keep only what goes into each block of the network, and run the block again in the backward pass: less memory,
     the same result, about a third more time."""
@@ -400,7 +412,7 @@ class AggregationSettings(_Settings):
     scores. `innovation`: θ moves by what the mean vote says beyond what θ predicts; `mean`: θ is the mean vote; `vote`:
     only its sign is kept and broadcast."""
     levels: Annotated[int, Field(ge=2, le=255)] = 16
-    """Levels of θ in the broadcast, uniform over [-1, 1]; `vote` has only signs."""
+    """Levels of θ in the broadcast, uniform over [-1, 1]; `vote` has only signs. Of supermasks uniform over [0, 1]."""
     gain: UnitPositive = 0.3
     """Of `drift`: θ ← θ + gain · (step size of the round / of the first) · mean vote; of `innovation`, where 0.5 did
     better: θ ← θ + gain · (mean vote - erf(θ / (√2 · spread)))."""
@@ -508,7 +520,7 @@ class Experiment(_Settings):
     """The name of the preset that this came from; a label, not part of the identity."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     rounds: Count = 30
-    representation: Literal["signs", "weights"] = "signs"
+    representation: Literal["signs", "weights", "supermask"] = "signs"
     data: DataSettings = DataSettings()
     fleet: FleetSettings = FleetSettings()
     model: ModelSettings = ModelSettings()
@@ -518,6 +530,7 @@ class Experiment(_Settings):
     extrusion: ExtrusionSettings = ExtrusionSettings()
     signs: SignSettings = SignSettings()
     weights: WeightSettings = WeightSettings()
+    supermask: SupermaskSettings = SupermaskSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -561,6 +574,31 @@ class Experiment(_Settings):
         return self
 
     @model_validator(mode="after")
+    def _proximal_fits(self) -> Experiment:
+        if self.training.proximal and self.representation != "weights":
+            raise ValueError(
+                f"training.proximal is {self.training.proximal:g}, but representation is {self.representation!r}, "
+                'whose scores are no weights to stay near; set it to 0, or representation to "weights"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _supermasks_fit(self) -> Experiment:
+        if self.representation != "supermask":
+            return self
+        asking = {
+            f"adjustment.every is {self.adjustment.every}": self.adjustment.every > 0,
+            f"selection.candidates is {self.selection.candidates}": self.selection.candidates > 0,
+            f"budget.levels has {len(self.budget.levels)} parts": len(self.budget.levels) > 1,
+        }
+        for what in [what for what, asked in asking.items() if asked]:
+            raise ValueError(
+                f'representation is "supermask", which learns itself what to keep, but {what}; leave that out, or set '
+                'representation to "signs" or "weights"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _norms_fit(self) -> Experiment:
         norm, training = self.model.norm, self.training
         if training.topk_layers == "standardised" and (norm != "nsconv" or training.activations != "topk"):
@@ -586,6 +624,21 @@ class Experiment(_Settings):
             raise ValueError(
                 f"selection.candidates is {self.selection.candidates}, but with {name} 1 all masks are one; "
                 "set it to 0, or prune"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _public_samples_have_a_use(self) -> Experiment:
+        selection, looks = self.selection, self.pruning.saliency == "snip" and not self.selection.candidates
+        if looks and selection.public_samples < 2:
+            raise ValueError(
+                'pruning.saliency is "snip", which looks at samples that the coordinator has for itself, but '
+                f"selection.public_samples is {selection.public_samples}; set it to the size of one batch, such as 128"
+            )
+        if selection.public_samples and not selection.candidates and not looks:
+            raise ValueError(
+                f"selection.public_samples is {selection.public_samples}, but selection.candidates is 0, so nothing is "
+                "made of them; set both"
             )
         return self
 

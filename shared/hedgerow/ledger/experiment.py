@@ -24,7 +24,7 @@ def plan_of(experiment: Experiment, *, native: bool) -> Plan:
     16
     """
     training = experiment.training
-    signs = experiment.representation == "signs"
+    signs, sampled = experiment.representation != "weights", experiment.representation == "supermask"
     value_bits = _VALUE_BITS[training.activations]
     # Of topk: a bit says whether an element is there, and those that are have 16.
     input_bits = 1 + 16 * training.keep_ratio if training.activations == "topk" else value_bits
@@ -33,13 +33,16 @@ def plan_of(experiment: Experiment, *, native: bool) -> Plan:
         parts=training.micro_batch is not None and training.micro_batch < training.batch_size,
         native=native,
         compact=native or status().available,
-        state_bytes=0 if signs or experiment.weights.momentum == 0 else 4,
+        # Adam has two values of its own.
+        state_bytes=8 if sampled else 0 if signs or experiment.weights.momentum == 0 else 4,
         value_bits=value_bits,
         input_bits=input_bits,
         standard_only=training.topk_layers == "standardised",
         rectified_bits=_RECTIFIED_BITS.get(training.activations),
         recompute=training.recompute,
         signs=signs,
-        magnitude_bytes=4 if signs and experiment.signs.magnitude == "random" else 0,
+        sampled=sampled,
+        magnitude_bytes=4 if sampled or (signs and experiment.signs.magnitude == "random") else 0,
+        start_bytes=4 if training.proximal else 0,
         threads=torch.get_num_threads(),
     )

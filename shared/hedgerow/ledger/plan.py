@@ -24,7 +24,9 @@ class Plan:
         rectified_bits: the same of such an input that a ReLU has made, many of which are 0; None: as the others.
         recompute: whether the blocks of the network run again in the backward pass.
         signs: whether every pruned layer has kept positions, even one that is kept whole.
+        sampled: whether each pruned layer's weights are made of masks that are drawn, and held as they are then.
         magnitude_bytes: frozen, for each kept weight.
+        start_bytes: of what a proximal term keeps training near to, for each trained value.
         threads: that compute; each has working memory of its own.
     """
 
@@ -39,7 +41,9 @@ class Plan:
     rectified_bits: float | None = None
     recompute: bool = False
     signs: bool = False
+    sampled: bool = False
     magnitude_bytes: int = 0
+    start_bytes: int = 0
     threads: int = 1
 
     def bits_of_input(self, *, standard: bool) -> float:

@@ -173,7 +173,7 @@ class Steps:
         plan = self._plan
         tensors = {tensor: self._bytes(tensor) for tensor in unit.whole}
         made = plan.samples * self._elements[unit.makes] * unit.per_output
-        if plan.signs and (unit.standard or not plan.native) and unit.call.weight:
+        if plan.signs and (unit.standard or plan.sampled or not plan.native) and unit.call.weight:
             made += 4 * self._trained(unit)  # the weights that were made of scores
         if unit.standard:
             made += 4 * self._trained(unit)  # the weights that were made of others

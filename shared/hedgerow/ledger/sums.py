@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -37,6 +38,7 @@ class Ledger:
         update: the most in the optimiser's step.
         scratch: working memory that native kernels keep from one call to the next. It is in `peak` and in no other sum:
             a profiler does not see it, as it was there before the step.
+        start: what a proximal term keeps training near to.
     """
 
     weights: int
@@ -51,6 +53,7 @@ class Ledger:
     backward: int
     update: int
     scratch: int = 0
+    start: int = 0
 
     @property
     def phases(self) -> Mapping[str, int]:
@@ -65,7 +68,7 @@ class Ledger:
     @property
     def lasting(self) -> int:
         """What is held between two steps, but for `scratch`."""
-        return self.weights + self.indices + self.floats + self.optimiser
+        return self.weights + self.indices + self.floats + self.optimiser + self.start
 
 
 def ledger(model: nn.Module, mask: Mask, input_shape: tuple[int, ...], plan: Plan) -> Ledger:
@@ -98,8 +101,13 @@ def ledger_of(network: Traced, kept: Mapping[str, int], plan: Plan) -> Ledger:
     trained = sum(kept.values()) + network.free
     weights = (4 + plan.magnitude_bytes) * sum(kept.values())
     indices, floats = sum(index_bytes.values()), 4 * network.free + network.buffers
-    optimiser, gradients = plan.state_bytes * trained, 4 * trained
-    lasting = weights + indices + floats + optimiser
+    # Where kept weights have an optimiser of their own, that of the others holds nothing.
+    optimiser = plan.state_bytes * (sum(kept.values()) if plan.signs else trained)
+    gradients, start = 4 * trained, plan.start_bytes * trained
+    lasting = weights + indices + floats + optimiser + start
+    # Adam makes two tensors beside each that it changes, and gives one of them back when it is at the next.
+    pairs = pairwise([0, *kept.values()]) if plan.sampled else ()
+    changing = max((4 * before + 8 * now for before, now in pairs), default=0)
     transients = {unit.call.name: steps.transients.forward(unit) for unit in steps.units}
     worst = max(transients, key=lambda name: transients[name], default="")
     return Ledger(
@@ -113,8 +121,9 @@ def ledger_of(network: Traced, kept: Mapping[str, int], plan: Plan) -> Ledger:
         transient_of=worst,
         forward=lasting + steps.forward() + (gradients if plan.parts else 0),
         backward=lasting + steps.backward(),
-        update=lasting + gradients,
+        update=lasting + gradients + changing,
         scratch=steps.transients.held(steps.units),
+        start=start,
     )
 
 

@@ -27,6 +27,8 @@ _UNPACK = 4
 """The same while it is read: as float32."""
 _STANDARDISE = 8, 12
 """Bytes a kept weight while it is standardised, and while its gradient goes back through that."""
+_DRAW = 4, 8
+"""The same where it is made of a mask that is drawn."""
 _BLOCK = 16
 """Channels that torch's convolutions work on at once, and fill up with zeros to."""
 
@@ -59,9 +61,9 @@ class Transients:
         packing = self._packing(unit)
         if unit.call.kind != "weight":
             return packing
-        if unit.standard:
+        if unit.standard or self._plan.sampled:
             # The weights are made before the layer's result is.
-            packing = max(packing, _STANDARDISE[0] * self._kept[unit.call.weight] - self._bytes(unit.makes))
+            packing = max(packing, self._making(unit)[0] * self._kept[unit.call.weight] - self._bytes(unit.makes))
         if not self._plan.native:
             return max(packing, self._dense_forward(unit))
         scratch = self._beyond(self._scratch(unit)[0]) + self._values(unit)
@@ -82,8 +84,8 @@ class Transients:
             unpacking = max(unpacking, self._bytes(unit.makes if unit.call.kind == "norm" else unit.reads[0]))
         if unit.call.kind != "weight":
             return unpacking
-        if unit.standard:
-            unpacking = max(unpacking, _STANDARDISE[1] * self._kept[unit.call.weight])
+        if unit.standard or plan.sampled:
+            unpacking = max(unpacking, self._making(unit)[1] * self._kept[unit.call.weight])
         again = 4 * self._kept[unit.call.weight] if plan.parts else 0  # added to what the parts before gave
         if not plan.native:
             return max(unpacking, self._dense_backward(unit)) + again
@@ -117,12 +119,15 @@ class Transients:
             return guess, guess, guess
         return _sizes_of((*planes, self._plan.samples), weight, geometry, kept, self._plan.threads)
 
+    def _making(self, unit: Unit) -> tuple[int, int]:
+        return _STANDARDISE if unit.standard else _DRAW
+
     def _beyond(self, size: int) -> int:
         return 0 if status().available and scratch_held([size], threads=self._plan.threads) else size
 
     def _values(self, unit: Unit) -> int:
         """Weights that are made of what is trained, for as long as the layer runs: those of signs."""
-        return 4 * self._kept[unit.call.weight] if self._plan.signs else 0
+        return 4 * self._kept[unit.call.weight] if self._plan.signs and not self._plan.sampled else 0
 
     def _dense_forward(self, unit: Unit) -> int:
         name = unit.call.weight

@@ -11,13 +11,14 @@ from hedgerow.pruning.adjustment import Adjustment, Gradients, adjusted, adjustm
 from hedgerow.pruning.densities import lowest_together, scheduled_density
 from hedgerow.pruning.density import erk, igq, jittered, keep_top, keep_top_global, kept_count, uniform
 from hedgerow.pruning.importance import traded_together
-from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask
+from hedgerow.pruning.initial import DensityRuleName, SaliencyName, initial_mask, ranked_mask
 from hedgerow.pruning.marks import marked
 from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.moves import Moves
 from hedgerow.pruning.pool import Origin, candidate_mask, origins
 from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
+from hedgerow.pruning.snip import snip
 from hedgerow.pruning.synflow import synflow, synflow_scores
 
 __all__ = [
@@ -47,7 +48,9 @@ __all__ = [
     "origins",
     "prunable_tensors",
     "random",
+    "ranked_mask",
     "scheduled_density",
+    "snip",
     "synflow",
     "synflow_scores",
     "traded_together",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from hedgerow.errors import PruningError
 from hedgerow.pruning.density import LAYER_RULES, keep_top, keep_top_global, kept_count
@@ -14,7 +14,7 @@ from hedgerow.pruning.prunable import prunable_tensors
 from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
 from hedgerow.pruning.synflow import synflow
 
-__all__ = ["DensityRuleName", "SaliencyName", "initial_mask"]
+__all__ = ["DensityRuleName", "SaliencyName", "initial_mask", "ranked_mask"]
 
 SaliencyName = Literal["synflow", "magnitude", "random", "lamp"]
 DensityRuleName = Literal["global", "uniform", "erk", "igq"]
@@ -46,7 +46,7 @@ def initial_mask(
     """
     shapes = {name: tuple(weight.shape) for name, weight in prunable_tensors(model).items()}
     dense = Mask.dense(shapes)
-    kept = kept_count(density, size=dense.size, layers=len(shapes))
+    kept_count(density, size=dense.size, layers=len(shapes))
     if saliency == "synflow" and rule != "global":
         raise PruningError(
             f"SynFlow decides the density of each layer itself, so rule {rule!r} does not fit: use rule 'global', or "
@@ -56,7 +56,21 @@ def initial_mask(
         return dense
     if saliency == "synflow":
         return synflow(model, input_shape, density=density, iterations=iterations, progress=progress)
-    scores = SALIENCIES[saliency](model, seed=seed)
+    return ranked_mask(SALIENCIES[saliency](model, seed=seed), rule=rule, density=density)
+
+
+def ranked_mask(scores: dict[str, Tensor], *, rule: DensityRuleName, density: float) -> Mask:
+    """The mask of the ``round(density * N)`` weights of the highest scores; of so many in each layer as the rule says.
+
+    Args:
+        scores: of all prunable weights, by the names and of the shapes of their tensors.
+        rule: `global` compares the scores of all layers; the others those of one.
+        density: kept fraction of all prunable weights.
+
+    Raises:
+        PruningError: the density is out of range or too low, or a score is not finite.
+    """
+    shapes = {name: tuple(own.shape) for name, own in scores.items()}
     if rule == "global":
-        return keep_top_global(scores, kept)
+        return keep_top_global(scores, kept_count(density, size=Mask.dense(shapes).size, layers=len(shapes)))
     return keep_top(scores, LAYER_RULES[rule](shapes, density=density))

@@ -2,6 +2,7 @@
 
 from hedgerow.representation.base import Heard, Published, Representation, Said
 from hedgerow.representation.signs import Signs, dequantised, layer_magnitudes, quantised
+from hedgerow.representation.supermasks import Supermasks, frozen_weights
 from hedgerow.representation.values import Values
 from hedgerow.representation.weights import Weights
 
@@ -11,9 +12,11 @@ __all__ = [
     "Representation",
     "Said",
     "Signs",
+    "Supermasks",
     "Values",
     "Weights",
     "dequantised",
+    "frozen_weights",
     "layer_magnitudes",
     "quantised",
 ]

@@ -159,7 +159,7 @@ class Representation(ABC):
         """
 
     @abstractmethod
-    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
+    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float, round: int = 1) -> Floats:
         """The state after a round.
 
         Args:
@@ -167,6 +167,7 @@ class Representation(ABC):
             start: what the clients started from.
             mean: weighted mean of their replies.
             scale: step size of the round as a fraction of the first.
+            round: its number, from 1.
         """
 
     @abstractmethod

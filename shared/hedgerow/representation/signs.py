@@ -222,7 +222,7 @@ class Signs(Representation):
         turned = votes.xor(before)
         return Heard(Votes.of(votes), bits_entropy(turned, layers), turned.ones())
 
-    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
+    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float, round: int = 1) -> Floats:
         """θ after a round.
 
         `drift`: θ is the score of a central training whose update is the mean of the clients' signs of update (as in

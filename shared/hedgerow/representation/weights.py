@@ -102,7 +102,7 @@ class Weights(Representation):
         """The trained values of one client."""
         return self._values.read_reply(sections, published=published, groups=layers, relative=[False] * len(layers))
 
-    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float) -> Floats:
+    def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float, round: int = 1) -> Floats:
         """The mean (McMahan et al. 2017)."""
         return mean
 

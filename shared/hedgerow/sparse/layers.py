@@ -23,7 +23,7 @@ from hedgerow.sparse.kernels import Geometry
 from hedgerow.sparse.layout import logical, planes
 from hedgerow.sparse.scattered import Positions, scatter, scattered_conv, scattered_linear
 from hedgerow.sparse.standardising import row_factor, standardised
-from hedgerow.sparse.values import SignEstimator, SignThrough
+from hedgerow.sparse.values import SignEstimator, SignThrough, sampled_values
 
 __all__ = [
     "KernelLayer",
@@ -166,7 +166,11 @@ class SparseLayer(KernelLayer):
             self.rows = kept_index(self.index, self.shape).rows
 
     def signed(self, magnitude: Tensor, *, estimator: SignEstimator) -> None:
-        """Makes `kept` the scores of signs: the weight is magnitude · sign(score), with sign(0) = +1."""
+        """Makes `kept` the scores of signs: the weight is magnitude · sign(score), with sign(0) = +1.
+
+        With the estimator `sampled` they are those of masks: the weight is `magnitude`, (k,) with signs of its own,
+        where a mask that is drawn at each use keeps it, and else 0.
+        """
         self.register_buffer("magnitude", magnitude, persistent=False)
         self.estimator = estimator
 
@@ -194,11 +198,14 @@ class SparseLayer(KernelLayer):
     def _signed(self) -> Tensor:
         if self.magnitude is None:
             return self.kept
+        if self.estimator == "sampled":
+            return sampled_values(self.kept, self.magnitude)
         values = SignThrough.apply(self.kept, self.magnitude, self.estimator)  # type: ignore[no-untyped-call]  # torch does not type it
         return cast(Tensor, values)
 
     def _operand(self) -> tuple[Tensor, Tensor | None]:
-        return super()._operand() if self.gain is None else (self.values(), None)
+        made = self.gain is not None or self.estimator == "sampled"
+        return (self.values(), None) if made else super()._operand()
 
     def extra_repr(self) -> str:
         """Shape and density, for printing a model."""

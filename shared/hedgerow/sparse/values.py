@@ -1,15 +1,18 @@
-"""From what a layer trains to its weights: the weight itself, or the sign of a score over a frozen magnitude."""
+"""From what a layer trains to its weights: the weight itself, the sign of a score over a frozen magnitude, or a frozen
+weight that is there with a probability.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["SignEstimator", "SignThrough", "score_gradient", "signed_values"]
+__all__ = ["MaskThrough", "SignEstimator", "SignThrough", "sampled_values", "score_gradient", "signed_values"]
 
-SignEstimator: TypeAlias = Literal["identity", "tanh"]
+SignEstimator: TypeAlias = Literal["identity", "tanh", "sampled"]
+"""How scores become weights, and how gradients come back: signs, straight through or through tanh, or drawn masks."""
 
 
 def signed_values(score: Tensor, magnitude: Tensor | None) -> Tensor:
@@ -40,3 +43,27 @@ class SignThrough(torch.autograd.Function):
         """Straight through."""
         score, magnitude = ctx.saved_tensors
         return score_gradient(grads[0], score, magnitude, ctx.estimator), None, None
+
+
+def sampled_values(score: Tensor, frozen: Tensor) -> Tensor:
+    """frozen · m with m ~ Bernoulli(sigmoid(score)), (k,) float32; drawn from torch's global generator at each call."""
+    return cast(Tensor, MaskThrough.apply(score, frozen))  # type: ignore[no-untyped-call]  # torch does not type it
+
+
+class MaskThrough(torch.autograd.Function):
+    """`sampled_values`, with the gradient of the mask taken for that of its probability (straight through).
+
+    ∂L/∂s = ∂L/∂w · frozen · sigmoid(s) · (1 - sigmoid(s)), as in Bengio et al. 2013, arXiv 1308.3432.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, frozen: Tensor) -> Tensor:
+        """(k,) scores to (k,) weights."""
+        ctx.save_for_backward(score, frozen)
+        return torch.bernoulli(torch.sigmoid(score)).mul_(frozen)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Straight through."""
+        score, frozen = ctx.saved_tensors
+        return torch.ops.aten.sigmoid_backward(grads[0] * frozen, torch.sigmoid(score)), None

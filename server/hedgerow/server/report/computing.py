@@ -61,6 +61,7 @@ def ledger_rows(ledger: Ledger | None) -> list[LedgerRow]:
         ("Their positions", ledger.indices),
         ("Biases, norms, statistics", ledger.floats),
         ("Optimiser’s state", ledger.optimiser),
+        *([("What the round began with", ledger.start)] if ledger.start else []),
         ("Gradients", ledger.gradients),
         ("Kept for the backward pass", sum(ledger.activations.values())),
         (f"Most that a layer needs beside{of}", ledger.transient),
