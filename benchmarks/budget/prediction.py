@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from hedgerow.activations import Kind
 from hedgerow.budget.prediction import Calibration, predict
-from hedgerow.client.calibrating import Step, calibration_of, small_steps, steps
+from hedgerow.client.calibrating import calibration_of, small_steps
+from hedgerow.client.stepping import Step, steps
 from hedgerow.config import Experiment
 from hedgerow.ledger import Traced, plan_of, traced
 from hedgerow.models import build_model

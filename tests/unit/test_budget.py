@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hedgerow.budget import Candidate, DevicePlan, Refusal, candidates, class_of, solve
-from hedgerow.budget.deciding import Decider, estimated_levels
+from hedgerow.budget import Calibration, Candidate, DevicePlan, Refusal, candidates, class_of, solve
+from hedgerow.budget.deciding import Calibrate, Decider, estimated_levels
 from hedgerow.budget.penalties import penalty_of, time_of
 from hedgerow.budget.words import candidate_text, ladder_lines, plan_lines, plan_record, refusal_text
 from hedgerow.config import Experiment
 from hedgerow.config.load import load_experiment, parse_override
+from hedgerow.ledger import Traced
 from hedgerow.models import build_model
 from hedgerow.pruning import prunable_tensors
 from hedgerow.units import size_text
@@ -178,11 +179,62 @@ def test_classes_have_as_many_clients_as_their_shares_say() -> None:
     assert other != named
 
 
-def tiny(*texts: str) -> Decider:
+def tiny(*texts: str, calibrate: Calibrate | None = None) -> Decider:
     experiment = loaded("model.name=mlp", "representation=weights", "pruning.density=0.2", *texts)
     model = build_model("mlp", input_shape=(1, 8, 8), classes=10, norm="batch", seed=0, hollow=True)
     levels = estimated_levels(experiment, model)
-    return Decider(experiment, model, input_shape=(1, 8, 8), levels=levels, native=False)
+    return Decider(experiment, model, input_shape=(1, 8, 8), levels=levels, native=False, calibrate=calibrate)
+
+
+def test_what_was_measured_puts_predictions_right_and_nothing_else() -> None:
+    asked: list[Candidate] = []
+
+    def calibrate(network: Traced, candidate: Candidate) -> Calibration | None:
+        assert network.weights == computed.weights
+        asked.append(candidate)
+        if candidate.activations == "int8":
+            return None
+        return Calibration(fixed=dict.fromkeys(("forward", "backward", "update"), 9000), each={"backward": 100})
+
+    computed, measured = tiny(), tiny(calibrate=calibrate)
+    for one in computed.candidates:
+        step = computed.step(one)
+        assert (step.step_bytes, step.calibrated) == (computed.ledger(one).peak, False)
+        more = 0 if one.activations == "int8" else 9000
+        phases = {
+            name: size + more + (100 * one.micro_batch if more and name == "backward" else 0)
+            for name, size in step.phases.items()
+        }
+        assert measured.step(one).phases == phases
+        assert measured.step(one).calibrated == (more > 0)
+        request = measured.request_bytes(one)
+        assert request == computed.request_bytes(one)
+        assert measured.predict(one) - request == max(*phases.values(), measured.reading_bytes(one))
+        assert measured.cost(one) == computed.cost(one)
+    assert {one.kernels for one in asked} == {"dense"}, "kernels are named, and there are no others"
+    assert len(asked) == len(computed.candidates), "each is asked about once"
+
+
+def test_a_request_holds_four_floats_a_kept_weight_beside_the_step() -> None:
+    decider = tiny("budget.plan=true", "budget.levels=[1.0, 0.5]")
+    for one in (decider.candidates[0], decider.candidates[-1]):
+        assert decider.request_bytes(one) == 6_000_000 + 16 * decider.kept(one.level)
+    assert decider.candidates[-1].level == 1
+
+
+def test_where_training_is_next_to_nothing_the_mask_is_what_takes_the_memory() -> None:
+    texts = ("representation=weights", "pruning.density=0.01", "training.kernels=native", "training.batch_size=2")
+    experiment = loaded(*texts)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 512), nn.ReLU(), nn.Linear(512, 10))
+    levels = estimated_levels(experiment, model)
+    decider = Decider(experiment, model, input_shape=(3, 32, 32), levels=levels)
+    found = decider.decide(10**8)
+    assert isinstance(found, DevicePlan)
+    assert decider.weights == 3072 * 512 + 512 * 10
+    reading = decider.weights + decider.ledger(found.chosen).lasting
+    assert decider.step(found.chosen).step_bytes < reading
+    assert found.predicted == reading + decider.request_bytes(found.chosen)
+    assert f": reading the mask {size_text(reading)}, the request " in plan_lines(found, decider)[1]
 
 
 def test_a_hollow_network_is_decided_about_and_stays_hollow() -> None:
@@ -299,6 +351,6 @@ def test_a_request_that_looks_for_gradients_takes_what_that_does_where_it_is_mor
     (asked, *_), (also, *_) = plain.candidates, grows.candidates
     assert plain.growth_bytes(asked) == 0
     assert grows.growth_bytes(also) > plain.ledger(asked).peak
-    assert grows.predict(also) == grows.growth_bytes(also) + grows.request_bytes
+    assert grows.predict(also) == grows.growth_bytes(also) + grows.request_bytes(also)
     few = tiny("adjustment.every=1", "adjustment.batch_size=2")
     assert 0 < few.growth_bytes(few.candidates[0]) < grows.growth_bytes(also)

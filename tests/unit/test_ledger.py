@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from hedgerow.activations import Kind
-from hedgerow.client import calibrating
-from hedgerow.client.calibrating import Step
+from hedgerow.client import stepping
+from hedgerow.client.stepping import Step
 from hedgerow.config import (
     Experiment,
     ModelSettings,
@@ -276,7 +276,7 @@ def measured(name: str, *, kernels: Kernels, kind: Kind = "exact", recompute: bo
         training=settings,
     )
     shape = (3, 16, 16)
-    found = calibrating._step(experiment, input_shape=shape, classes=10)
+    found = stepping._step(experiment, input_shape=shape, classes=10)
     network = traced(build_model(name, input_shape=shape, classes=10, seed=0), shape)
     return found, ledger_of(network, found.kept, plan_of(experiment, native=kernels == "native"))
 

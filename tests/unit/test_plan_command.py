@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
+import pytest
 import typer
 import typer.testing
 from click.testing import Result
 
+from hedgerow.client import calibrating
 from hedgerow.client.commands.plan import plan
+from hedgerow.client.stepping import Step
+from hedgerow.config import Experiment
 from hedgerow.errors import BudgetError
 
 MLP = ("--model=mlp", "--data=digits", "--set=representation=weights", "--set=pruning.rule=erk")
@@ -47,3 +53,38 @@ def test_as_json_it_says_the_same_and_a_refusal_has_the_same_exit_code() -> None
     assert (found["fits"], found["budget_bytes"], found["chosen"]["micro_batch"]) == (True, 10**9, 16)
     assert (least["fits"], least["budget_bytes"]) == (False, 10**6)
     assert least["least_bytes"] >= least["smallest"]["predicted_bytes"] > 10**6
+
+
+def test_it_says_whether_this_machine_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def taken(experiments: Sequence[Experiment], **_: object) -> list[Step | None]:
+        asked.append(len(experiments))
+        # Far more than is computed, and the same with 2 and with 4 samples.
+        kept = {"linear1.weight": 1, "linear2.weight": 1, "output.weight": 1}
+        return [Step(forward=10**8, backward=0, update=0, scratch=0, kept=kept) for _ in experiments]
+
+    monkeypatch.setattr(calibrating, "tried_steps", taken)
+    options = (*MLP, "--memory=1GB")
+    computed, measured, remembered, not_used = (
+        ran(*options, *more).output.splitlines() for more in ((), ("--measure",), (), ("--no-measure",))
+    )
+    assert len(asked) == 1, "only where it is wanted, and once"
+    assert (
+        "  based on   shapes alone; --measure takes small training steps and puts it right for this machine" in computed
+    )
+    assert computed == not_used
+    assert "  based on   small training steps, measured on this machine" in measured
+    assert measured == remembered
+    found = [json.loads(ran(*options, "--json", *more).output) for more in ((), ("--no-measure",))]
+    assert [one["calibrated"] for one in found] == [True, False]
+    assert found[0]["predicted_bytes"] > found[1]["predicted_bytes"] + 90_000_000
+
+
+def test_where_no_step_can_be_taken_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibrating, "tried_steps", lambda experiments, **_: [None for _ in experiments])
+    lines = ran(*MLP, "--memory=1GB", "--measure").output.splitlines()
+    assert "  based on   shapes alone, as small training steps could not be taken on this machine" in lines
+    assert json.loads(ran(*MLP, "--memory=1MB", "--measure", "--json").output)["calibrated"] is False

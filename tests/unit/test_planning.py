@@ -12,7 +12,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from hedgerow.assembly import dataset_of, exchange_of, mask_of, model_of
-from hedgerow.budget import GUARD, Candidate, class_of
+from hedgerow.budget import GUARD, Calibration, Candidate, class_of
 from hedgerow.client import app as client_app
 from hedgerow.client.answer import Workshop
 from hedgerow.client.memory import ClientState
@@ -21,6 +21,7 @@ from hedgerow.client.source import Source, source_in
 from hedgerow.codec import Header, decode_payload, encode_payload
 from hedgerow.config import Experiment
 from hedgerow.config.load import load_experiment, parse_override
+from hedgerow.data import load_dataset
 from hedgerow.errors import BudgetError, OverrunError, PayloadError
 from hedgerow.exchange import Measures, plan_request, read_plan
 from hedgerow.pruning import prunable_tensors
@@ -94,6 +95,33 @@ def test_a_tight_client_trains_by_its_plan(setting: Setting) -> None:
     assert [kind for kind, _ in said] == [kind for kind, _ in setting.said(setting.payload(None))]
 
 
+def test_a_device_plans_with_what_its_machine_was_measured_to_take(setting: Setting) -> None:
+    kept = setting.mask.layer_kept()
+    computed = setting.workshop._planner.required(kept, Room(10**9))
+
+    def calibrate(*_: object) -> Calibration:
+        return Calibration(fixed={"forward": 5_000_000})
+
+    workshop = Workshop(setting.experiment, calibrate=calibrate)
+    measured = workshop._planner.required(kept, Room(10**9))
+    assert 4_000_000 < measured.predicted - computed.predicted <= 5_000_000
+    room = Room(computed.asked_bytes, 1.0)
+    assert setting.workshop._planner.required(kept, room).chosen == computed.asked
+    with pytest.raises(BudgetError, match="are too few"):
+        workshop._planner.required(kept, room)
+
+
+def test_only_a_device_of_its_own_is_measured_and_only_if_it_plans() -> None:
+    planning, dataset = loaded("budget.plan=true"), load_dataset("digits")
+    own = replace(SMALL, data="digits", memory=7_000_000)
+    assert client_app._calibrator(planning, own, dataset) is not None
+    assert client_app._calibrator(planning, SMALL, None) is None, (
+        "its plans decide the model, the same on every machine"
+    )
+    assert client_app._calibrator(loaded(), own, dataset) is None
+    assert client_app._calibrator(planning, replace(own, measure=False), dataset) is None
+
+
 def test_one_process_changes_between_the_plans_of_its_clients(setting: Setting) -> None:
     alone = setting.said(setting.payload(None))
     setting.payload(tight(setting))
@@ -155,6 +183,26 @@ def test_what_a_request_held_is_measured_and_told(setting: Setting) -> None:
     assert measures.held_bytes == np.float32(answer.held)
     unknown = Measures.read(decode_payload(setting.payload(Room(10**9)), limit=10**8)[1])
     assert unknown.held_bytes == 0
+
+
+def test_samples_of_a_simulated_client_are_in_no_budget(setting: Setting) -> None:
+    found = [setting.workshop.copied_bytes(part) for part in range(setting.experiment.fleet.clients)]
+    train = setting.workshop.dataset.train
+    assert sum(found) == train.images.nbytes + train.labels.nbytes
+    assert min(found) > 0
+    assert setting.workshop.copied_bytes(len(found)) == 0, "there is no such part"
+    alone = Workshop(setting.experiment, dataset=setting.workshop.dataset, parts=1)
+    assert alone.copied_bytes(0) == 0, "nothing is copied"
+
+    class Told(Resident):
+        aside = 0
+
+        def begin(self, *, aside: int = 0) -> None:
+            self.aside = aside
+
+    told = Told()
+    setting.workshop.answer(setting.request, client=3, state=ClientState(), room=Room(10**9), resident=told)
+    assert told.aside == found[3]
 
 
 def test_a_wrong_prediction_is_noticed_and_the_next_plan_leaves_more_to_spare(
@@ -225,6 +273,11 @@ def test_what_a_client_may_use_is_its_own_word_its_class_or_what_is_free() -> No
 def test_a_nodes_memory_is_in_its_configuration() -> None:
     assert source_in({"data": "digits", "memory": 96_000_000}).memory == 96_000_000
     assert source_in({"data": "digits"}).memory is None
+
+
+@pytest.mark.parametrize(("said", "found"), [({}, True), ({"measure": False}, False), ({"measure": "false"}, False)])
+def test_a_node_may_say_that_its_machine_is_not_to_be_measured(said: dict[str, object], found: bool) -> None:
+    assert source_in({"data": "digits", **said}).measure is found
 
 
 def test_warming_up_draws_nothing() -> None:

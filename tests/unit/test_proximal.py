@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hedgerow.client.calibrating import _key, _step
+from hedgerow.client.calibrating import _key, small_steps
 from hedgerow.client.memory import ClientState
 from hedgerow.client.proximal import Proximal
+from hedgerow.client.stepping import _step
 from hedgerow.client.training import Trained, train
 from hedgerow.codec import Growth, decode_payload, encode_payload
 from hedgerow.config import Experiment, load_experiment
@@ -222,7 +223,11 @@ def test_what_is_computed_is_what_is_measured() -> None:
 
 
 def test_a_measurement_without_the_term_is_still_known_and_serves_no_training_with_it() -> None:
-    keys = [_key(experiment_of(strength), input_shape=(1, 8, 8), classes=10) for strength in (0.0, 0.5)]
+    network = traced(build_model("mlp", input_shape=(1, 8, 8), classes=10, seed=0), (1, 8, 8))
+    keys = [
+        _key([small_steps(experiment_of(strength))], network, input_shape=(1, 8, 8), classes=10)
+        for strength in (0.0, 0.5)
+    ]
     assert "proximal" not in keys[0]
     assert keys[0] != keys[1]
 

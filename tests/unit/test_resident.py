@@ -26,6 +26,26 @@ def test_the_peak_counts_from_what_was_held_at_first_and_files_do_not_count(tmp_
     assert resident.held() == 1024 * (1000 - 200 - 350)
 
 
+def test_files_that_the_system_takes_back_meanwhile_are_not_taken_for_memory(tmp_path: Path) -> None:
+    say(tmp_path, VmHWM=900, VmRSS=500, RssFile=300)
+    resident = Resident(process=tmp_path)
+    resident.begin()
+    say(tmp_path, VmHWM=600, VmRSS=400, RssFile=100)
+    assert resident.held() == 1024 * (600 - 300 - 200)
+    resident.begin()
+    say(tmp_path, VmHWM=700, VmRSS=600, RssFile=250)
+    assert resident.held() == 1024 * (700 - 250 - 200), "now more of them are there than before"
+
+
+def test_what_is_put_aside_does_not_count_in_that_work_alone(tmp_path: Path) -> None:
+    say(tmp_path, VmHWM=900, VmRSS=500)
+    resident = Resident(process=tmp_path)
+    resident.begin(aside=1024 * 150)
+    assert resident.held() == 1024 * (900 - 500 - 150)
+    resident.begin()
+    assert resident.held() == 1024 * (900 - 500)
+
+
 def test_what_is_less_than_at_first_is_nothing(tmp_path: Path) -> None:
     say(tmp_path, VmRSS=500)
     resident = Resident(process=tmp_path)

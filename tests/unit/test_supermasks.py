@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hedgerow.assembly import representation_of
-from hedgerow.client.calibrating import _step
 from hedgerow.client.memory import ClientState
+from hedgerow.client.stepping import _step
 from hedgerow.client.training import _optimisers
 from hedgerow.codec import Floats, Header, Section, Sections, Votes, decode_payload, encode_payload
 from hedgerow.config import (

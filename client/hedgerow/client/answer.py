@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hedgerow.assembly import ClientNetwork, dataset_of, exchange_of, model_of, network_of, parts_of
+from hedgerow.budget.deciding import Calibrate
 from hedgerow.client.extrusion import Extrusion
 from hedgerow.client.growth import Grown, largest
 from hedgerow.client.looking import Looker, losses, moments_of, statistics, told
@@ -81,19 +82,29 @@ class Workshop:
         experiment: what is trained.
         dataset: a device's own samples; those that the experiment names when None.
         parts: how many parts the training samples are divided into; as many as the experiment has clients when None.
+        calibrate: see `hedgerow.client.planning.Planner`.
 
     Raises:
         DataError: the samples are missing or corrupt, or cannot be divided so.
         ModelError: the model cannot be built or does not fit them.
     """
 
-    def __init__(self, experiment: Experiment, *, dataset: Dataset | None = None, parts: int | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        dataset: Dataset | None = None,
+        parts: int | None = None,
+        calibrate: Calibrate | None = None,
+    ) -> None:
         self.experiment = experiment
         self.dataset = dataset_of(experiment) if dataset is None else dataset
         self._parts = _parts(experiment, self.dataset, count=parts)
         self.exchange = exchange_of(experiment, self._model())
         self._experiment_digest = bytes.fromhex(experiment.digest())
-        self._planner = Planner(experiment, model=self._model, input_shape=self.dataset.input_shape)
+        self._planner = Planner(
+            experiment, model=self._model, input_shape=self.dataset.input_shape, calibrate=calibrate
+        )
         self._built: _Built | None = None
 
     def answer(
@@ -128,7 +139,7 @@ class Workshop:
             TrainingError: a loss is not finite, or there are too few samples.
         """
         if resident is not None:
-            resident.begin()
+            resident.begin(aside=self.copied_bytes(client if part is None else part))
         try:
             return self._answered(
                 request, client=client, state=state, part=part, draw=draw, room=room, resident=resident
@@ -143,6 +154,16 @@ class Workshop:
             f"now on ({clean_text(reason, 100)})",
             guard=more_guarded(room.guard),
         )
+
+    def copied_bytes(self, part: int) -> int:
+        """Bytes of the samples of a part, which are copied for each request; 0 where all samples are a client's own.
+
+        A device has its samples before its first request, so that they are in none of its requests' budgets.
+        """
+        if self._parts is None or part >= len(self._parts):
+            return 0
+        train, count = self.dataset.train, len(self._parts[part])
+        return count * (train.images.nbytes + train.labels.nbytes) // len(train)
 
     def _answered(
         self,

@@ -15,13 +15,16 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from hedgerow.budget import GUARD
+from hedgerow.budget.deciding import Calibrate
 from hedgerow.client.answer import Answer, Workshop
+from hedgerow.client.calibrating import Calibrator
 from hedgerow.client.joining.machine import default_budget
 from hedgerow.client.memory import ClientState
 from hedgerow.client.planning import Room, base_bytes, following_guard, give_back, limited, room_of, tighten, warm
 from hedgerow.client.source import Source, source_in
 from hedgerow.config import Experiment
 from hedgerow.config.run_config import experiment_in
+from hedgerow.data import Dataset
 from hedgerow.errors import BudgetError, OverrunError
 from hedgerow.privacy import system_words
 from hedgerow.telemetry.memory import Resident, unmeasured
@@ -79,7 +82,9 @@ def _answer(
     workshop: Workshop, request: bytes, *, source: Source, state: ClientState, room: Room | None, base: _Base
 ) -> Answer:
     hard = workshop.experiment.budget.hard and room is not None
-    most = base.held + room.budget if hard and room is not None and base.held is not None else None
+    most = None
+    if hard and room is not None and base.held is not None:
+        most = base.held + room.budget + workshop.copied_bytes(source.part)
     if room is not None:
         give_back()
     # The profiler takes memory too, and keeps some, so who plans measures what the process holds instead.
@@ -100,12 +105,29 @@ def _answer(
 def _workshop(experiment: Experiment, source: Source) -> tuple[Workshop, _Base]:
     # One process answers for many clients; what they share is built once.
     source.check_model(experiment.model.name)
-    workshop = Workshop(experiment, dataset=source.dataset(), parts=source.parts)
+    dataset = source.dataset()
+    calibrate = _calibrator(experiment, source, dataset)
+    workshop = Workshop(experiment, dataset=dataset, parts=source.parts, calibrate=calibrate)
     if not experiment.budget.plan:
         return workshop, _Base(None, 0)
     tighten()
     warm()
     return workshop, _Base(base_bytes(), default_budget(), Resident())
+
+
+def _calibrator(experiment: Experiment, source: Source, dataset: Dataset | None) -> Calibrate | None:
+    """What puts predictions right for this machine; None where it is not measured.
+
+    Simulated clients stand for other machines, and what they plan decides the model, which is to be the same on all.
+    """
+    if dataset is None or not source.measure or not experiment.budget.plan:
+        return None
+    return Calibrator(
+        experiment,
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+        budget=default_budget() if source.memory is None else source.memory,
+    )
 
 
 def _record_of(state: ClientState, *, guard: float = GUARD) -> ConfigRecord:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hedgerow.budget import GUARD, DevicePlan, Refusal, class_of
-from hedgerow.budget.deciding import Decider
+from hedgerow.budget.deciding import Calibrate, Decider
 from hedgerow.budget.words import candidate_text, refusal_text
 from hedgerow.client.source import Source
 from hedgerow.config import Experiment
@@ -97,12 +97,19 @@ class Planner:
         experiment: what is trained.
         model: makes the dense network.
         input_shape: (C, H, W) of a sample.
+        calibrate: says what was measured on this machine; predictions are what is computed when None.
     """
 
     def __init__(
-        self, experiment: Experiment, *, model: Callable[[], nn.Module], input_shape: tuple[int, int, int]
+        self,
+        experiment: Experiment,
+        *,
+        model: Callable[[], nn.Module],
+        input_shape: tuple[int, int, int],
+        calibrate: Calibrate | None = None,
     ) -> None:
         self._experiment, self._model, self._input_shape = experiment, model, input_shape
+        self._calibrate = calibrate
         self._deciders: OrderedDict[_Key, Decider] = OrderedDict()
 
     def found(self, levels: Sequence[Mapping[str, int]], room: Room) -> DevicePlan | Refusal:
@@ -112,8 +119,13 @@ class Planner:
             # Classes of simulated clients take turns, each with its own part of the network.
             while len(self._deciders) >= _MOST_DECIDERS:
                 self._deciders.popitem(last=False)
-            decider = Decider(self._experiment, self._model(), input_shape=self._input_shape, levels=levels)
-            self._deciders[key] = decider
+            self._deciders[key] = Decider(
+                self._experiment,
+                self._model(),
+                input_shape=self._input_shape,
+                levels=levels,
+                calibrate=self._calibrate,
+            )
         return self._deciders[key].decide(room.budget, guard=room.guard)
 
     def required(self, kept: Mapping[str, int], room: Room) -> DevicePlan:

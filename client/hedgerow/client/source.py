@@ -26,6 +26,7 @@ class Source:
         allowed_model: `package.module:function` that its user lets a coordinator name.
         facts: of the coordinator's data set, as JSON; only for `data`.
         memory: bytes that it may train in; what is free when None.
+        measure: whether small training steps put predictions right for its machine, where its data are its own.
     """
 
     client: int
@@ -36,6 +37,7 @@ class Source:
     allowed_model: str | None = None
     facts: str | None = None
     memory: int | None = None
+    measure: bool = True
 
     def shared(self) -> Source:
         """Without what tells it from the other clients of a process."""
@@ -72,7 +74,7 @@ def source_in(node_config: Mapping[str, object], *, facts: object = None) -> Sou
         node_config: `partition-id` of `num-partitions` for a part of the experiment's own data set; or `data` and
             perhaps `data-path` for all training samples of that one; or all of them for a part of that one. `client`
             is the number that seeds use, else `partition-id`; `allow-model` the model that may be a reference; `memory`
-            the bytes that it may train in.
+            the bytes that it may train in; `measure=false` if its machine is not to be measured.
         facts: of the coordinator's data set, as JSON.
 
     Raises:
@@ -105,4 +107,5 @@ def source_in(node_config: Mapping[str, object], *, facts: object = None) -> Sou
         allowed_model=None if model is None else str(model),
         facts=None if data is None or facts is None else str(facts),
         memory=None if memory is None else int(str(memory)),
+        measure=str(node_config.get("measure", True)).lower() != "false",
     )

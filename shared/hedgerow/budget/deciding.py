@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from hedgerow.budget.penalties import penalty_of, time_of
 from hedgerow.budget.plans import Candidate, DevicePlan, Refusal
+from hedgerow.budget.prediction import Calibration, Prediction, prediction_of
 from hedgerow.budget.solver import GUARD, solve
 from hedgerow.budget.space import candidates
 from hedgerow.config import Experiment
-from hedgerow.ledger import Ledger, ledger_of, plan_of, traced
+from hedgerow.ledger import Ledger, Traced, ledger_of, plan_of, traced
 from hedgerow.native.library import status
 from hedgerow.pruning import prunable_tensors, uniform
 from hedgerow.pruning.density import LAYER_RULES
 
-__all__ = ["Decider", "estimated_levels"]
+__all__ = ["Calibrate", "Decider", "estimated_levels"]
+
+Calibrate: TypeAlias = Callable[[Traced, Candidate], Calibration | None]
+"""What was measured on this machine for a candidate, whose kernels are `native` or `dense`; None where nothing was."""
 
 _REQUEST = 6_000_000
+"""Bytes of Python's objects and of what the allocator does not give back, in networks of 3 to 53 pruned layers."""
+_COPIES = 4
+"""Of each kept weight, as float32, while it is trained: in the request, in its section, in the version that this says,
+and in the version that is remembered from the request before. Some are shorter, as the wire's settings have it."""
 _PIECE = 1 << 16
 """Values of a gradient that are looked at together, where not so many grow that it is more."""
 _FOUND = 24
@@ -39,6 +48,7 @@ class Decider:
         levels: number of kept weights of each prunable tensor at each level that there is to choose from.
         numbers: of these levels; from 0 on when None.
         native: whether there are native kernels; as on this machine when None.
+        calibrate: says what was measured on this machine; predictions are what is computed when None.
     """
 
     def __init__(
@@ -50,13 +60,16 @@ class Decider:
         levels: Sequence[Mapping[str, int]],
         numbers: Sequence[int] | None = None,
         native: bool | None = None,
+        calibrate: Calibrate | None = None,
     ) -> None:
         self.experiment = experiment
+        self._calibrate = calibrate
         self._native = status().available if native is None else native
         numbers = range(len(levels)) if numbers is None else numbers
         self._kept = dict(zip(numbers, levels, strict=True))
         self._traced = traced(_followed(model), input_shape)
         self._ledgers: dict[Candidate, Ledger] = {}
+        self._steps: dict[Candidate, Prediction] = {}
         self.candidates = candidates(experiment, native=self._native, levels=list(numbers))
 
     @property
@@ -72,17 +85,25 @@ class Decider:
         """See `hedgerow.budget.solver.solve`."""
         return solve(self.candidates, self.predict, budget, cost=self.cost, guard=guard)
 
-    @property
-    def request_bytes(self) -> int:
-        """What a request takes beside the training step, most of it to read a mask.
+    def request_bytes(self, candidate: Candidate) -> int:
+        """What a request holds beside the training step, at any time."""
+        return _REQUEST + _COPIES * 4 * self.kept(candidate.level)
 
-        Measured with conv4 and resnet18, of which 0.05 was kept: 8.6 and 17 MB.
-        """
-        return _REQUEST + self.weights
+    def reading_bytes(self, candidate: Candidate) -> int:
+        """What a network takes while it is made from its mask, which is a byte a weight then."""
+        return self.weights + self.ledger(candidate).lasting
 
     def predict(self, candidate: Candidate) -> int:
         """Bytes that a request takes at most, from reading it to the reply."""
-        return max(self.ledger(candidate).peak, self.growth_bytes(candidate)) + self.request_bytes
+        work = self.step(candidate).step_bytes, self.growth_bytes(candidate), self.reading_bytes(candidate)
+        return max(work) + self.request_bytes(candidate)
+
+    def step(self, candidate: Candidate) -> Prediction:
+        """What a training step takes, put right by what was measured. Of `auto` kernels: those that take more."""
+        if candidate not in self._steps:
+            ways = (self._step(candidate, native=way) for way in self._ways(candidate))
+            self._steps[candidate] = max(ways, key=lambda found: found.step_bytes)
+        return self._steps[candidate]
 
     def growth_bytes(self, candidate: Candidate) -> int:
         """What looking for gradients of pruned weights takes, at any time; 0 where the experiment never looks.
@@ -116,9 +137,8 @@ class Decider:
     def ledger(self, candidate: Candidate) -> Ledger:
         """What a candidate takes, and what for. Of `auto` kernels: those that take more, as both are tried."""
         if candidate not in self._ledgers:
-            ways = [True, False] if candidate.kernels == "auto" and self._native else [candidate.kernels == "native"]
             self._ledgers[candidate] = max(
-                (self._computed(candidate, native=way) for way in ways), key=lambda o: o.peak
+                (self._computed(candidate, native=way) for way in self._ways(candidate)), key=lambda o: o.peak
             )
         return self._ledgers[candidate]
 
@@ -129,6 +149,16 @@ class Decider:
             penalty_of(candidate, experiment=self.experiment, density=whole / self.weights, fraction=part / whole),
             time_of(candidate, experiment=self.experiment, density=part / self.weights),
         )
+
+    def _ways(self, candidate: Candidate) -> list[bool]:
+        """Whether native kernels compute, or each of both where either may."""
+        return [True, False] if candidate.kernels == "auto" and self._native else [candidate.kernels == "native"]
+
+    def _step(self, candidate: Candidate, *, native: bool) -> Prediction:
+        found = None
+        if self._calibrate is not None:
+            found = self._calibrate(self._traced, replace(candidate, kernels="native" if native else "dense"))
+        return prediction_of(self._computed(candidate, native=native), samples=candidate.micro_batch, calibration=found)
 
     def _computed(self, candidate: Candidate, *, native: bool) -> Ledger:
         plan = plan_of(candidate.applied(self.experiment), native=native)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hedgerow.ledger import Ledger, Plan, Traced, ledger_of
 
-__all__ = ["Calibration", "Prediction", "Probe", "predict"]
+__all__ = ["Calibration", "Prediction", "Probe", "predict", "prediction_of"]
 
 _PHASES = ("forward", "backward", "update")
 
@@ -93,10 +93,20 @@ def predict(network: Traced, kept: Mapping[str, int], plan: Plan, calibration: C
     >>> found.lasting, found.phases["update"], found.calibrated
     (60, 120, False)
     """
-    computed = ledger_of(network, kept, plan)
+    return prediction_of(ledger_of(network, kept, plan), samples=plan.samples, calibration=calibration)
+
+
+def prediction_of(computed: Ledger, *, samples: int, calibration: Calibration | None = None) -> Prediction:
+    """The same of a ledger that there is already.
+
+    Args:
+        computed: what a step takes by its shapes.
+        samples: that go through the network at once in it.
+        calibration: see `predict`.
+    """
     phases = {}
     for name, size in computed.phases.items():
-        more = 0 if calibration is None else calibration.of_phase(name, plan.samples)
+        more = 0 if calibration is None else calibration.of_phase(name, samples)
         # Whatever was measured, a step does not take less than what lasts.
         phases[name] = max(computed.lasting, size + more) + computed.scratch
     return Prediction(

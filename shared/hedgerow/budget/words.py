@@ -38,10 +38,15 @@ def plan_lines(plan: DevicePlan, decider: Decider) -> list[str]:
     """What was chosen and why, a line each."""
     chosen, asked, experiment = plan.chosen, plan.asked, decider.experiment
     fits = f"fits {size_text(plan.budget)}: {candidate_text(chosen, experiment)}"
-    step, request = size_text(decider.ledger(chosen).peak), size_text(decider.request_bytes)
+    works = {
+        "the training step": decider.step(chosen).step_bytes,
+        "looking for what grows": decider.growth_bytes(chosen),
+        "reading the mask": decider.reading_bytes(chosen),
+    }
+    work, request = max(works, key=lambda name: works[name]), size_text(decider.request_bytes(chosen))
     lines = [
         fits,
-        f"  predicted  {size_text(plan.predicted)}: the training step {step}, the request {request}",
+        f"  predicted  {size_text(plan.predicted)}: {work} {size_text(works[work])}, the request {request}",
         f"  of a step  {_parts(decider.ledger(chosen))}",
     ]
     if chosen != asked:
@@ -98,6 +103,7 @@ def plan_record(plan: DevicePlan | Refusal, decider: Decider) -> dict[str, Any]:
             "fits": False,
             "budget_bytes": plan.budget,
             "least_bytes": plan.least,
+            "calibrated": decider.step(plan.smallest).calibrated,
             "smallest": _record(plan.smallest, decider),
         }
     return {
@@ -108,7 +114,8 @@ def plan_record(plan: DevicePlan | Refusal, decider: Decider) -> dict[str, Any]:
         "penalty": plan.penalty,
         "chosen": _record(plan.chosen, decider),
         "asked": _record(plan.asked, decider),
-        "request_bytes": decider.request_bytes,
+        "calibrated": decider.step(plan.chosen).calibrated,
+        "request_bytes": decider.request_bytes(plan.chosen),
         "phases": _phases(decider.ledger(plan.chosen)),
     }
 

@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # then nobody waits, and the first to write decides
 
-__all__ = ["cache_folder", "remembered"]
+__all__ = ["cache_folder", "known", "remembered"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,12 @@ def cache_folder() -> Path | None:
         return None
 
 
+def known(key: dict[str, Any], *, read: Callable[[Any], T]) -> T | None:
+    """The decision for `key`, where there is one already; nothing is measured. Arguments are those of `remembered`."""
+    folder = cache_folder()
+    return None if folder is None else _read(folder / f"{_name(key)}.json", read)
+
+
 def remembered(key: dict[str, Any], *, read: Callable[[Any], T], measure: Callable[[], Any]) -> tuple[T, bool] | None:
     """The decision for `key`, measured now if there is none yet.
 
@@ -55,7 +61,7 @@ def remembered(key: dict[str, Any], *, read: Callable[[Any], T], measure: Callab
     folder = cache_folder()
     if folder is None:
         return None
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    name = _name(key)
     path = folder / f"{name}.json"
     found = _read(path, read)
     if found is not None:
@@ -72,6 +78,10 @@ def remembered(key: dict[str, Any], *, read: Callable[[Any], T], measure: Callab
         return None
     found = _read(path, read)
     return None if found is None else (found, True)
+
+
+def _name(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _read(path: Path, read: Callable[[Any], T]) -> T | None:

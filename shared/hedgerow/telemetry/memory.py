@@ -128,6 +128,7 @@ class Resident:
     """The most that this process holds in each of several pieces of work, beyond what it held when this was made.
 
     Only memory of its own counts: pages of files, such as libraries' code, the system takes back when it needs them.
+    How many of them there were at the peak nobody knows; as many are left out as there were before or after it.
 
     Args:
         process: folder of Linux's files about it.
@@ -143,12 +144,14 @@ class Resident:
         self._process = process
         self._base = self._private("VmRSS")
         self._forgets, self._largest = False, peak_resident_bytes()
+        self._aside = self._files = 0
         if self._base is None:
             self._base = self._largest
 
-    def begin(self) -> None:
-        """Work begins whose peak is asked for."""
+    def begin(self, *, aside: int = 0) -> None:
+        """Work begins whose peak is asked for; `aside` bytes that it holds do not count."""
         self._forgets, self._largest = False, peak_resident_bytes()
+        self._aside, self._files = aside, _files(self._status())
         # Not on other systems than Linux, nor where its files are read-only.
         with contextlib.suppress(OSError):
             (self._process / "clear_refs").write_text("5")
@@ -161,21 +164,32 @@ class Resident:
         it came before `begin`.
         """
         assert self._base is not None
-        most = self._private("VmHWM") if self._forgets else None
+        most = self._private("VmHWM", files=self._files) if self._forgets else None
         if most is None:
             most = peak_resident_bytes()
             if most <= self._largest:
                 return None
-        return max(0, most - self._base)
+        return max(0, most - self._base - self._aside)
 
-    def _private(self, name: str) -> int | None:
-        """A number of the process's status without the files that are in memory now; None where it is not there."""
+    def _private(self, name: str, *, files: int = 0) -> int | None:
+        """A number of the process's status without its files; None where it is not there.
+
+        They are those that are in memory now, or `files` bytes if these are more.
+        """
+        status = self._status()
+        total = _kilobytes(name, status)
+        return None if total is None else total - max(files, _files(status))
+
+    def _status(self) -> str:
         try:
-            status = (self._process / "status").read_text()
+            return (self._process / "status").read_text()
         except OSError:
-            return None
-        total, *files = (_kilobytes(key, status) for key in (name, "RssFile", "RssShmem"))
-        return None if total is None else total - sum(size or 0 for size in files)
+            return ""
+
+
+def _files(status: str) -> int:
+    """Bytes of files that are in memory."""
+    return sum(_kilobytes(key, status) or 0 for key in ("RssFile", "RssShmem"))
 
 
 def _kilobytes(name: str, status: str) -> int | None:

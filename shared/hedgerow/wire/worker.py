@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from flwr.app import Context
@@ -58,25 +59,31 @@ def main(descriptor: int, reference: str, *, notes: bool = False) -> None:
             node_config = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        state, data = connection.recv_bytes(), connection.recv_bytes()
+        # Nothing of a message or its answer is held while the next is answered, which may take all the memory there is.
+        frames = [connection.recv_bytes(), connection.recv_bytes()]
         try:
-            message = decode_message(data)
-            node = message.metadata.dst_node_id
-            identify_process(node_id=node)
-            context = Context(
-                run_id=1, node_id=node, node_config=node_config, state=decode_state(state), run_config=run_config
-            )
-            reply = encode_message(app(message, context))
-            frames = [b"ok", reply, encode_state(context.state)]
-        except Exception as error:
-            known = isinstance(error, HedgerowError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            frames = [b"error", reason.encode(), traceback.format_exc().encode()]
-        try:
-            for frame in frames:
+            for frame in _answered(app, frames, node_config=node_config, run_config=run_config):
                 connection.send_bytes(frame)
+            del frame
         except BrokenPipeError:
             return
+
+
+def _answered(
+    app: ClientApp, frames: list[bytes], *, node_config: dict[str, Any], run_config: dict[str, Any]
+) -> list[bytes]:
+    """The frames that answer those with a node's state and a message, which are taken out of `frames`."""
+    try:
+        message, state = decode_message(frames.pop()), decode_state(frames.pop())
+        node = message.metadata.dst_node_id
+        identify_process(node_id=node)
+        context = Context(run_id=1, node_id=node, node_config=node_config, state=state, run_config=run_config)
+        reply = encode_message(app(message, context))
+        return [b"ok", reply, encode_state(context.state)]
+    except Exception as error:
+        known = isinstance(error, HedgerowError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        return [b"error", reason.encode(), traceback.format_exc().encode()]
 
 
 class _Notes(logging.Handler):

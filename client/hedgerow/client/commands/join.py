@@ -45,6 +45,14 @@ def join(
             "absent. An experiment with budget.plan keeps to it.",
         ),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Where an experiment has budget.plan: take small training steps once, so that what is predicted is "
+            "right for this machine; without them this device plans as a simulated one.",
+        ),
+    ] = True,
     threads: Annotated[
         int, typer.Option(min=1, help="Threads that train; with more than 1 the last bits differ from a simulation's.")
     ] = 1,
@@ -90,6 +98,7 @@ def join(
         allowed_model=allow_model,
         memory_bytes=default_budget() if budget is None else budget,
         budget=budget,
+        measure=measure,
         threads=threads,
         state=state or _state_folder(called),
         once=once,

@@ -38,6 +38,14 @@ def plan(
         typer.Option(help="Data set whose samples go through it; colour images of 32 × 32 in 10 classes when absent."),
     ] = None,
     data_path: Annotated[Path | None, typer.Option(help="File or folder of the data set.")] = None,
+    measure: Annotated[
+        bool | None,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Take small training steps here, where none are remembered, and put the figures right for this "
+            "machine; or do not even use those that are remembered.",
+        ),
+    ] = None,
     ladder: Annotated[bool, typer.Option("--all", help="List what else there is, from most memory to least.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -51,24 +59,37 @@ def plan(
     chosen = load_experiment(experiment, recipe=recipe, overrides=overrides)
     named = experiment is not None or any(key.startswith("data.") for key, _ in overrides)
     budget = None if memory is None else parse_bytes(memory)
-    _tell(chosen, named=named, budget=budget, ladder=ladder, as_json=as_json)
+    _tell(chosen, named=named, budget=budget, measure=measure, ladder=ladder, as_json=as_json)
 
 
-def _tell(experiment: Experiment, *, named: bool, budget: int | None, ladder: bool, as_json: bool) -> None:
+def _tell(
+    experiment: Experiment, *, named: bool, budget: int | None, measure: bool | None, ladder: bool, as_json: bool
+) -> None:
     # torch takes seconds to import; `--help` and a mistaken key must not wait for it.
+    import torch
+
     from hedgerow.assembly import dataset_of, model_of
     from hedgerow.budget import Refusal
     from hedgerow.budget.deciding import Decider, estimated_levels
     from hedgerow.budget.words import candidate_text, ladder_lines, plan_lines, plan_record, refusal_text
+    from hedgerow.client.calibrating import Calibrator
     from hedgerow.client.joining.machine import default_budget
     from hedgerow.units import size_text
 
+    # A device trains with one unless its user says otherwise, and each has working memory of its own.
+    torch.set_num_threads(1)
+    budget = default_budget() if budget is None else budget
     dataset = dataset_of(experiment) if named else _blank()
     network = model_of(experiment, dataset, hollow=True)
-    decider = Decider(
-        experiment, network, input_shape=dataset.input_shape, levels=estimated_levels(experiment, network)
-    )
-    found = decider.decide(default_budget() if budget is None else budget)
+    shape = dataset.input_shape
+    calibrate = None
+    if measure is not False:
+        calibrate = Calibrator(
+            experiment, input_shape=shape, classes=dataset.classes, budget=budget, measure=measure is True
+        )
+    levels = estimated_levels(experiment, network)
+    decider = Decider(experiment, network, input_shape=shape, levels=levels, calibrate=calibrate)
+    found = decider.decide(budget)
     if as_json:
         typer.echo(json.dumps(plan_record(found, decider), indent=2))
         if isinstance(found, Refusal):
@@ -77,19 +98,28 @@ def _tell(experiment: Experiment, *, named: bool, budget: int | None, ladder: bo
     if isinstance(found, Refusal):
         advice = "give --memory {least} or more, or a smaller model"
         raise BudgetError(refusal_text(found, experiment, advice=advice))
-    shape = " × ".join(map(str, dataset.input_shape))
     typer.echo(
-        f"{experiment.model.name} on samples of {shape}, {decider.weights:,} prunable weights, {decider.kept(0):,} "
-        f"kept; batches of {experiment.training.batch_size}"
+        f"{experiment.model.name} on samples of {' × '.join(map(str, shape))}, {decider.weights:,} prunable weights, "
+        f"{decider.kept(0):,} kept; batches of {experiment.training.batch_size}"
     )
     for line in plan_lines(found, decider):
         typer.echo(line)
+    typer.echo(f"  {_grounds(calibrated=decider.step(found.chosen).calibrated, measure=measure)}")
     least = decider.decide(0)
     assert isinstance(least, Refusal)
     smallest = candidate_text(least.smallest, experiment)
     typer.echo(f"the least that would do: {size_text(least.least)}, with {smallest}")
     for line in ladder_lines(decider, chosen=found.chosen) if ladder else ():
         typer.echo(line)
+
+
+def _grounds(*, calibrated: bool, measure: bool | None) -> str:
+    """What the figures are based on, in words."""
+    if calibrated:
+        return "based on   small training steps, measured on this machine"
+    if measure:
+        return "based on   shapes alone, as small training steps could not be taken on this machine"
+    return "based on   shapes alone; --measure takes small training steps and puts it right for this machine"
 
 
 def _blank() -> Dataset:

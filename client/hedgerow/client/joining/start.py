@@ -34,6 +34,7 @@ class Joining:
         allowed_model: `package.module:function` that a coordinator may name.
         memory_bytes: that it may use.
         budget: bytes that it may train in, where its user said so; None: what is free beside its worker.
+        measure: whether small training steps put its predictions right for this machine.
         threads: that it trains with.
         state: folder for what it keeps.
         once: whether it ends with the run.
@@ -48,6 +49,7 @@ class Joining:
     allowed_model: str | None
     memory_bytes: int
     budget: int | None
+    measure: bool
     threads: int
     state: Path
     once: bool
@@ -63,6 +65,8 @@ class Joining:
             config["allow-model"] = self.allowed_model
         if self.budget is not None:
             config["memory"] = self.budget
+        if not self.measure:
+            config["measure"] = False
         return config
 
 
