@@ -69,7 +69,7 @@ class Asking:
         model = model_of(self.experiment, self.workshop.dataset)
         mask = mask_of(self.experiment, model, self.workshop.dataset.input_shape)
         weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
-        exchange = self.workshop.exchange
+        exchange = self.workshop.builder.exchange
         start = exchange.representation.initial(weights, mask)
         version = exchange.version(1, mask.digest, kept=start, floats=read_vector(float_tensors(model)))
         body = exchange.encode(version, base=None, layers=list(mask.layer_kept().values()))

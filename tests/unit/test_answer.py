@@ -48,7 +48,7 @@ class Setting:
     def __init__(self, *, training: Mapping[str, object] = MappingProxyType({}), **changes: object) -> None:
         self.experiment = experiment_with(training=training, **changes)
         self.workshop = Workshop(self.experiment)
-        self.exchange = self.workshop.exchange
+        self.exchange = self.workshop.builder.exchange
         dataset = self.workshop.dataset
         model = model_of(self.experiment, dataset)
         self.mask = mask_of(self.experiment, model, dataset.input_shape)
@@ -161,7 +161,7 @@ def test_a_request_with_the_mask_is_answered_in_kind(signs: Setting) -> None:
     assert signs.votes(answer).shape == signs.start.shape
     assert np.isfinite(signs.floats_of(answer)).all()
     measures = measures_of(answer)
-    assert measures.examples == len(signs.workshop._samples(0))
+    assert measures.examples == len(signs.workshop.samples.of(0))
     assert measures.loss > 0
     assert measures.seconds > 0
     assert answer.state.rounds == 1
@@ -509,7 +509,7 @@ def test_a_client_never_holds_the_dense_weights(monkeypatch: pytest.MonkeyPatch)
         # It has a profiler of its own, and there is one at a time.
         raise TrainingError("not here")
 
-    monkeypatch.setattr("hedgerow.client.answer.train", no_training)
+    monkeypatch.setattr("hedgerow.client.training_task.train", no_training)
 
     def built() -> None:
         with pytest.raises(TrainingError, match="not here"):

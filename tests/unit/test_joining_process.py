@@ -107,7 +107,7 @@ def test_what_the_client_logs_is_told_before_its_answer(tmp_path: Path, monkeypa
     (tmp_path / "talking.py").write_text(
         "import logging\nfrom flwr.app import Message\nfrom flwr.clientapp import ClientApp\napp = ClientApp()\n"
         "@app.train()\ndef train(message, context):\n"
-        "    logging.getLogger('hedgerow.client.answer').info('%s, says %s', 'native', 'kernels')\n"
+        "    logging.getLogger('hedgerow.client.building').info('%s, says %s', 'native', 'kernels')\n"
         "    logging.getLogger('elsewhere').warning('not for the user')\n"
         "    return Message(message.content, reply_to=message)\n"
     )

@@ -83,7 +83,7 @@ class Choice(Setting):
         return read_losses(decode_payload(answer.payload, limit=LIMIT)[1], networks=NETWORKS)
 
     def looker(self, *, round: int = 0, client: int = 0) -> Looker:
-        return self.workshop._looker(self.workshop._samples(client), round=round, client=client)
+        return self.workshop._looker(self.workshop.samples.of(client), round=round, client=client)
 
     def dense(self, number: int, floats: Floats) -> nn.Module:
         """The network that the coordinator would evaluate."""
@@ -195,10 +195,10 @@ def test_more_networks_than_the_settings_say_are_refused(choice: Choice) -> None
 
 
 def test_a_request_may_be_long_only_by_the_networks_in_it(choice: Choice) -> None:
-    padding = Section(pb.KIND_TOP_K, pb.CODEC_FLOAT32, 0, 0, bytes(choice.workshop._limit()))
+    padding = Section(pb.KIND_TOP_K, pb.CODEC_FLOAT32, 0, 0, bytes(choice.workshop.builder.limit()))
     header = choice.header()
     assert refused(choice, encode_payload(header, [padding])).kind == "bounds"
-    longer = replace(padding, data=bytes(choice.workshop._limit(networks=NETWORKS)))
+    longer = replace(padding, data=bytes(choice.workshop.builder.limit(networks=NETWORKS)))
     assert refused(choice, encode_payload(choice.asking(pb.TASK_RECALIBRATE), [longer])).kind == "bounds"
 
 
@@ -288,7 +288,7 @@ def test_one_network_at_a_time_is_in_memory(trial_steps: int, monkeypatch: pytes
     networks: list[weakref.ref[nn.Module]] = []
 
     def counted(*args: Any, **kwargs: Any) -> ClientNetwork:
-        assert choice.workshop._built is None
+        assert choice.workshop.builder.built is None
         assert not any(network() is not None for network in networks)
         built = network_of(*args, **kwargs)
         networks.append(weakref.ref(built.network.module))

@@ -397,7 +397,7 @@ def test_the_steps_before_and_after_the_change_are_those_of_one_round(monkeypatc
         parts.append((part, trained.steps))
         return trained
 
-    monkeypatch.setattr("hedgerow.client.answer.train", spied)
+    monkeypatch.setattr("hedgerow.client.training_task.train", spied)
     devices = Devices(run.workshop, count=3)
     state = run.play(run.first(), devices).state
     assert [part for part, _ in parts] == [None] * 3

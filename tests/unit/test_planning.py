@@ -75,7 +75,7 @@ def setting() -> Setting:
 
 def tight(setting: Setting) -> Room:
     """Room for everything but what was asked for."""
-    asked = setting.workshop._planner.found([setting.mask.layer_kept()], Room(10**9, 1.0))
+    asked = setting.workshop.builder.planner.found([setting.mask.layer_kept()], Room(10**9, 1.0))
     assert asked.budget == 10**9
     return Room(getattr(asked, "asked_bytes") - 1, 1.0)  # noqa: B009  # of a plan
 
@@ -86,10 +86,10 @@ def test_a_roomy_client_replies_bit_for_bit_what_it_would_without_a_plan(setting
 
 def test_a_tight_client_trains_by_its_plan(setting: Setting) -> None:
     room = tight(setting)
-    plan = setting.workshop._planner.required(setting.mask.layer_kept(), room)
+    plan = setting.workshop.builder.planner.required(setting.mask.layer_kept(), room)
     assert plan.chosen != Candidate.of(setting.experiment)
     said = setting.said(setting.payload(room))
-    built = setting.workshop._built
+    built = setting.workshop.builder.built
     assert built is not None
     assert built.experiment == plan.chosen.applied(setting.experiment)
     assert [kind for kind, _ in said] == [kind for kind, _ in setting.said(setting.payload(None))]
@@ -97,18 +97,18 @@ def test_a_tight_client_trains_by_its_plan(setting: Setting) -> None:
 
 def test_a_device_plans_with_what_its_machine_was_measured_to_take(setting: Setting) -> None:
     kept = setting.mask.layer_kept()
-    computed = setting.workshop._planner.required(kept, Room(10**9))
+    computed = setting.workshop.builder.planner.required(kept, Room(10**9))
 
     def calibrate(*_: object) -> Calibration:
         return Calibration(fixed={"forward": 5_000_000})
 
     workshop = Workshop(setting.experiment, calibrate=calibrate)
-    measured = workshop._planner.required(kept, Room(10**9))
+    measured = workshop.builder.planner.required(kept, Room(10**9))
     assert 4_000_000 < measured.predicted - computed.predicted <= 5_000_000
     room = Room(computed.asked_bytes, 1.0)
-    assert setting.workshop._planner.required(kept, room).chosen == computed.asked
+    assert setting.workshop.builder.planner.required(kept, room).chosen == computed.asked
     with pytest.raises(BudgetError, match="are too few"):
-        workshop._planner.required(kept, room)
+        workshop.builder.planner.required(kept, room)
 
 
 def test_only_a_device_of_its_own_is_measured_and_only_if_it_plans() -> None:
@@ -162,11 +162,11 @@ def test_an_allocation_that_fails_ends_the_request_and_leaves_more_to_spare(
     def fail(*_: object, **__: object) -> None:
         torch.empty(1 << 60)
 
-    monkeypatch.setattr("hedgerow.client.answer.train", fail)
+    monkeypatch.setattr("hedgerow.client.training_task.train", fail)
     with pytest.raises(OverrunError, match="1 GB of memory were not enough") as caught:
         setting.payload(Room(10**9, 2.0))
     assert caught.value.guard == pytest.approx(2.3)
-    assert setting.workshop._built is None, "what it had made is gone"
+    assert setting.workshop.builder.built is None, "what it had made is gone"
     with pytest.raises(RuntimeError, match="memory"):
         setting.payload(None)
     monkeypatch.undo()
@@ -186,13 +186,13 @@ def test_what_a_request_held_is_measured_and_told(setting: Setting) -> None:
 
 
 def test_samples_of_a_simulated_client_are_in_no_budget(setting: Setting) -> None:
-    found = [setting.workshop.copied_bytes(part) for part in range(setting.experiment.fleet.clients)]
+    found = [setting.workshop.samples.copied_bytes(part) for part in range(setting.experiment.fleet.clients)]
     train = setting.workshop.dataset.train
     assert sum(found) == train.images.nbytes + train.labels.nbytes
     assert min(found) > 0
-    assert setting.workshop.copied_bytes(len(found)) == 0, "there is no such part"
+    assert setting.workshop.samples.copied_bytes(len(found)) == 0, "there is no such part"
     alone = Workshop(setting.experiment, dataset=setting.workshop.dataset, parts=1)
-    assert alone.copied_bytes(0) == 0, "nothing is copied"
+    assert alone.samples.copied_bytes(0) == 0, "nothing is copied"
 
     class Told(Resident):
         aside = 0
@@ -211,9 +211,11 @@ def test_a_wrong_prediction_is_noticed_and_the_next_plan_leaves_more_to_spare(
     # Beside it the step of such a small network is next to nothing.
     monkeypatch.setattr("hedgerow.budget.deciding._REQUEST", 0)
     kept = setting.mask.layer_kept()
-    asked = setting.workshop._planner.required(kept, Room(10**9, 1.0))
+    asked = setting.workshop.builder.planner.required(kept, Room(10**9, 1.0))
     room = Room(asked.asked_bytes, 1.0)
-    assert setting.workshop._planner.required(kept, room).chosen == Candidate.of(setting.experiment), "it just fits"
+    assert setting.workshop.builder.planner.required(kept, room).chosen == Candidate.of(setting.experiment), (
+        "it just fits"
+    )
 
     class Swollen(Resident):
         def held(self) -> int:
@@ -231,7 +233,7 @@ def test_a_wrong_prediction_is_noticed_and_the_next_plan_leaves_more_to_spare(
     assert client_app.train(message, context).has_content()
     guard = client_app._guard_in(context)
     assert guard == more_guarded(1.0)
-    assert setting.workshop._planner.required(kept, Room(room.budget, guard)).chosen != asked.asked
+    assert setting.workshop.builder.planner.required(kept, Room(room.budget, guard)).chosen != asked.asked
 
 
 @pytest.mark.parametrize(("held", "guard"), [(None, 1.05), (0, 1.05), (100, 1.05), (101, 1.05 * 1.15)])

@@ -174,7 +174,7 @@ def test_both_parts_of_a_round_in_which_the_mask_changes_are_pulled_to_its_start
         starts.append(start[0].copy())
         return train(network, *named, start=start, **others)
 
-    monkeypatch.setattr("hedgerow.client.answer.train", spied)
+    monkeypatch.setattr("hedgerow.client.training_task.train", spied)
     header, sections = decode_payload(setting.request(mask=setting.mask), limit=LIMIT)
     place = int(np.argmax(setting.layers))
     request = encode_payload(replace(header, growth=(Growth(place, 5),)), sections.values())

@@ -96,7 +96,7 @@ def test_the_statistics_are_those_of_the_cohorts_batches_and_nothing_else_change
     state, exchange = played.state, run.bench.exchange
     kept, floats = exchange.starts(exchange.version(2, state.mask.digest, kept=state.kept, floats=state.floats))
     assert (kept != state.kept).any()
-    lookers = [run.workshop._looker(run.workshop._samples(k), round=2, client=k) for k in range(3)]
+    lookers = [run.workshop._looker(run.workshop.samples.of(k), round=2, client=k) for k in range(3)]
     network = run.bench.network(replace(state, kept=kept, floats=floats))
     expected = collect(network, (images for looker in lookers for images, _ in looker.batches()))
     np.testing.assert_allclose(found.state.floats[means], expected.mean, rtol=1e-5, atol=1e-5)

@@ -405,7 +405,7 @@ def test_real_devices_choose_with_the_statistics_of_all_their_batches_together(c
     assert record.winner == int(np.argmin(np.array(losses, dtype=float)))
     winner: Candidate = choice.pool[record.winner]
     workshop = choice.workshop
-    lookers = [workshop._looker(workshop._samples(n - FIRST), round=0, client=n - FIRST) for n in COHORT]
+    lookers = [workshop._looker(workshop.samples.of(n - FIRST), round=0, client=n - FIRST) for n in COHORT]
     expected = collect(
         choice.bench.network(winner.state), (images for looker in lookers for images, _ in looker.batches())
     )

@@ -84,7 +84,7 @@ def _answer(
     hard = workshop.experiment.budget.hard and room is not None
     most = None
     if hard and room is not None and base.held is not None:
-        most = base.held + room.budget + workshop.copied_bytes(source.part)
+        most = base.held + room.budget + workshop.samples.copied_bytes(source.part)
     if room is not None:
         give_back()
     # The profiler takes memory too, and keeps some, so who plans measures what the process holds instead.
