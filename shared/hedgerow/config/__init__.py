@@ -1,5 +1,7 @@
 """Typed configuration of experiments, recipes as data, and clear errors for both."""
 
+from hedgerow.config.experiment import Experiment
+from hedgerow.config.fleet import BudgetSettings, DataSettings, DeviceClass, FleetSettings
 from hedgerow.config.load import (
     DEFAULT_RECIPE,
     Recipe,
@@ -8,27 +10,11 @@ from hedgerow.config.load import (
     recipe_named,
     recipe_names,
 )
+from hedgerow.config.masks import AdjustmentSettings, ExtrusionSettings, PruningSettings, SelectionSettings
+from hedgerow.config.network import ModelSettings, SignSettings, SupermaskSettings, WeightSettings
 from hedgerow.config.pool import PoolEntry
-from hedgerow.config.schema import (
-    AdjustmentSettings,
-    AggregationSettings,
-    BudgetSettings,
-    DataSettings,
-    DeviceClass,
-    EvaluationSettings,
-    Experiment,
-    ExtrusionSettings,
-    FleetSettings,
-    ModelSettings,
-    PrivacySettings,
-    PruningSettings,
-    SelectionSettings,
-    SignSettings,
-    SupermaskSettings,
-    TrainingSettings,
-    WeightSettings,
-    WireSettings,
-)
+from hedgerow.config.training import AggregationSettings, EvaluationSettings, TrainingSettings
+from hedgerow.config.wire import PrivacySettings, WireSettings
 
 __all__ = [
     "DEFAULT_RECIPE",

@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from hedgerow.config.schema import Experiment
+from hedgerow.config.experiment import Experiment
 from hedgerow.errors import ConfigError
 
 __all__ = ["DEFAULT_RECIPE", "Recipe", "load_experiment", "parse_override", "recipe_named", "recipe_names"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
+from hedgerow.config.experiment import Experiment
 from hedgerow.config.load import load_experiment, parse_override
-from hedgerow.config.schema import Experiment
 from hedgerow.errors import ConfigError
 
 __all__ = ["experiment_in"]

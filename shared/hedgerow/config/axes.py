@@ -1,0 +1,48 @@
+"""The axes of an experiment, each with its own settings; what they ask of each other is in `hedgerow.config.checks`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hedgerow.config.fleet import BudgetSettings, DataSettings, FleetSettings
+from hedgerow.config.masks import AdjustmentSettings, ExtrusionSettings, PruningSettings, SelectionSettings
+from hedgerow.config.network import ModelSettings, SignSettings, SupermaskSettings, WeightSettings
+from hedgerow.config.training import AggregationSettings, EvaluationSettings, TrainingSettings
+from hedgerow.config.values import Count, Settings
+from hedgerow.config.wire import PrivacySettings, WireSettings
+
+__all__ = ["Axes"]
+
+
+class Axes(Settings):
+    """Everything that decides a run's result."""
+
+    recipe: str = "hidenseek"
+    """The name of the preset that this came from; a label, not part of the identity."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    rounds: Count = 30
+    representation: Literal["signs", "weights", "supermask"] = "signs"
+    data: DataSettings = DataSettings()
+    fleet: FleetSettings = FleetSettings()
+    model: ModelSettings = ModelSettings()
+    pruning: PruningSettings = PruningSettings()
+    selection: SelectionSettings = SelectionSettings()
+    adjustment: AdjustmentSettings = AdjustmentSettings()
+    extrusion: ExtrusionSettings = ExtrusionSettings()
+    signs: SignSettings = SignSettings()
+    weights: WeightSettings = WeightSettings()
+    supermask: SupermaskSettings = SupermaskSettings()
+    training: TrainingSettings = TrainingSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    wire: WireSettings = WireSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    budget: BudgetSettings = BudgetSettings()
+
+    @property
+    def first_density(self) -> float:
+        """The density of the mask before the first round."""
+        start = self.adjustment.start_density
+        return self.pruning.density if start is None else start
