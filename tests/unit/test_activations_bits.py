@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hedgerow.activations import BitReLU, bit_relu
+from hedgerow.activations import BitReLU, bit_relu, bit_relu_
 from hedgerow.telemetry.memory import allocation_peak
 
 
@@ -30,6 +30,19 @@ def test_gradients_pass_where_the_input_is_positive() -> None:
     torch.autograd.backward(bit_relu(x), torch.tensor([[5.0, 6.0, 7.0]]))
     assert x.grad is not None
     assert x.grad.tolist() == [[0.0, 0.0, 7.0]]
+
+
+def test_in_place_it_gives_the_same_in_the_memory_of_its_input() -> None:
+    leaf = torch.tensor([[-1.0, 0.0, 2.0]], requires_grad=True)
+    x = leaf * 2
+    y = bit_relu_(x)
+    assert y.data_ptr() == x.data_ptr()
+    assert y.tolist() == [[0.0, 0.0, 4.0]]
+    torch.autograd.backward(y, torch.tensor([[5.0, 6.0, 7.0]]))
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [[0.0, 0.0, 14.0]]
+    with torch.no_grad():
+        assert bit_relu_(torch.tensor([-3.0, 3.0])).tolist() == [0.0, 3.0]
 
 
 def test_special_values_are_treated_as_torch_treats_them() -> None:

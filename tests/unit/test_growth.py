@@ -17,11 +17,13 @@ from hedgerow.data import Dataset, Samples
 from hedgerow.errors import PayloadError, TrainingError
 from hedgerow.exchange import asked_counts, growth_of, growth_section, read_growth
 from hedgerow.models import build_model
+from hedgerow.native.library import status
 from hedgerow.pruning import Mask, adjusted, prunable_tensors
 from hedgerow.representation import Representation, Signs, Weights
 from hedgerow.server.growth import GradientSum, grown_state
 from hedgerow.sparse import (
     KeptNetwork,
+    Kernels,
     TopK,
     float_tensors,
     largest_gradients,
@@ -29,10 +31,12 @@ from hedgerow.sparse import (
     scatter_kept,
     write_vector,
 )
+from hedgerow.telemetry.memory import allocation_peak
 from hedgerow.v1 import payload_pb2 as pb
 
 Found = dict[str, tuple[np.ndarray, np.ndarray]]
 
+KERNELS: tuple[Kernels, ...] = ("dense", "native") if status().available else ("dense",)
 SIGNS = Signs(settings=SignSettings(), aggregation=AggregationSettings())
 EVERYTHING = 10**6
 
@@ -60,8 +64,8 @@ def random_mask(model: nn.Module, *, density: float = 0.4) -> Mask:
     )
 
 
-def filled(representation: Representation, model: nn.Module, mask: Mask) -> KeptNetwork:
-    network = representation.network(model, mask, kernels="dense")
+def filled(representation: Representation, model: nn.Module, mask: Mask, *, kernels: Kernels = "dense") -> KeptNetwork:
+    network = representation.network(model, mask, kernels=kernels)
     write_vector(network.kept, np.random.default_rng(1).normal(size=mask.kept).astype(np.float32) * 0.3)
     return network
 
@@ -119,16 +123,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("representation", [Weights(), SIGNS], ids=["weights", "signs"])
 @pytest.mark.parametrize("piece", [1, 7, 40, 1 << 16])
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_gradients_in_pieces_are_those_of_the_dense_layer(
-    name: str, representation: Representation, piece: int, monkeypatch: pytest.MonkeyPatch
+    name: str, representation: Representation, piece: int, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hedgerow.sparse.growth._PIECE", piece)
+    monkeypatch.setattr("hedgerow.sparse.growth.NATIVE_PIECE", piece)
     make, shape = LAYERS[name]
     torch.manual_seed(0)
     # A layer before it, so that it has a gradient to hand on, and a ReLU in place behind it.
     model = nn.Sequential(make(), nn.ReLU(inplace=True))
     mask, x = random_mask(model), torch.randn(shape)
-    network = filled(representation, model, mask)
+    network = filled(representation, model, mask, kernels=kernels)
     few = 3
     result = largest_gradients(network.module, dict.fromkeys(mask, few), lambda: (network.module(x) ** 2).sum())
     dense = dense_gradients(representation, model, mask, network, lambda m: (m(x) ** 2).sum())
@@ -142,15 +148,22 @@ def test_gradients_in_pieces_are_those_of_the_dense_layer(
 
 @pytest.mark.parametrize("representation", [Weights(), SIGNS], ids=["weights", "signs"])
 @pytest.mark.parametrize("name", ["conv4", "resnet18", "mobilenetv2"])
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_whole_networks_with_norms_have_the_gradients_of_the_dense_one(
-    name: str, representation: Representation
+    name: str, representation: Representation, kernels: Kernels
 ) -> None:
     model = build_model(name, input_shape=(1, 8, 8), classes=3, norm="batch", seed=0)
     mask = random_mask(model, density=0.2)
-    network = filled(representation, model, mask)
+    network = filled(representation, model, mask, kernels=kernels)
+    torch.manual_seed(0)
     images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    # With so few samples norms make much of rounding, the dense network's own as well.
     dense = dense_gradients(
-        representation, model, mask, network, lambda m: nn.functional.cross_entropy(m.train()(images), labels)
+        representation,
+        model,
+        mask,
+        network,
+        lambda m: nn.functional.cross_entropy(m.double().train()(images.double()), labels),
     )
     tensors = list(mask)
     counts = {tensors[i]: 50 for i in (0, len(tensors) // 2, -1)}
@@ -161,16 +174,18 @@ def test_whole_networks_with_norms_have_the_gradients_of_the_dense_one(
     for tensor, (positions, values) in result.items():
         expected = dense[tensor].numpy()
         scale = float(np.abs(expected).max())
-        np.testing.assert_allclose(values, expected[positions], rtol=2e-3, atol=2e-3 * scale)
+        np.testing.assert_allclose(values, expected[positions], rtol=4e-3, atol=4e-3 * scale)
         assert positions.size == min(50, int(np.count_nonzero(expected)))
 
 
 @pytest.mark.parametrize("piece", [1, 7, 40, 1 << 16])
 @pytest.mark.parametrize("name", ["conv", "groups", "linear"])
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_relative_gradients_are_in_units_of_the_deviations_that_the_next_norm_divides_by(
-    name: str, piece: int, monkeypatch: pytest.MonkeyPatch
+    name: str, piece: int, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hedgerow.sparse.growth._PIECE", piece)
+    monkeypatch.setattr("hedgerow.sparse.growth.NATIVE_PIECE", piece)
     make, shape = LAYERS[name]
     torch.manual_seed(0)
     layer = make()
@@ -183,7 +198,7 @@ def test_relative_gradients_are_in_units_of_the_deviations_that_the_next_norm_di
     # A channel that says nothing: its gradients are 1 / sqrt(eps) times those of an input of the norm.
     bits["0.weight"][1] = False
     mask = Mask(bits)
-    network = filled(Weights(), model, mask)
+    network = filled(Weights(), model, mask, kernels=kernels)
     few = 5
 
     def loss(module: nn.Module) -> Tensor:
@@ -203,9 +218,10 @@ def test_relative_gradients_are_in_units_of_the_deviations_that_the_next_norm_di
         np.testing.assert_allclose(np.sort(np.abs(values))[::-1], most, rtol=1e-3, atol=1e-4)
 
 
-def test_the_network_comes_out_as_it_went_in() -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_network_comes_out_as_it_went_in(kernels: Kernels) -> None:
     model = build_model("conv4", input_shape=(1, 8, 8), classes=3, norm="batch", seed=0)
-    network = filled(Weights(), model, random_mask(model))
+    network = filled(Weights(), model, random_mask(model), kernels=kernels)
     network.module.eval()
     network.floats[0].requires_grad_(False)
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
@@ -217,9 +233,11 @@ def test_the_network_comes_out_as_it_went_in() -> None:
     assert [p.requires_grad for p in network.module.parameters()] == wanted
     assert all(p.grad is None for p in network.module.parameters())
     assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in network.module.modules())
+    assert not any(getattr(m, "watch", None) for m in network.module.modules())
 
 
-def test_a_layer_that_keeps_everything_or_is_not_run_has_none() -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_layer_that_keeps_everything_or_is_not_run_has_none(kernels: Kernels) -> None:
     class Skips(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -231,7 +249,7 @@ def test_a_layer_that_keeps_everything_or_is_not_run_has_none() -> None:
     torch.manual_seed(0)
     model, some = Skips(), torch.eye(3) > 0
     mask = Mask({"whole.weight": torch.ones(3, 3) > 0, "skipped.weight": some, "run.weight": some})
-    network, x = filled(Weights(), model, mask), torch.randn(2, 3)
+    network, x = filled(Weights(), model, mask, kernels=kernels), torch.randn(2, 3)
     result = largest_gradients(network.module, dict.fromkeys(mask, 4), lambda: (network.module(x) ** 2).mean())
     assert [positions.size for positions, _ in result.values()] == [0, 0, 4]
 
@@ -308,10 +326,21 @@ def test_memory_grows_with_what_is_asked_for_and_not_with_the_layer() -> None:
         measured = growth_bytes(network, images, labels, counts={"weight": count})
         assert measured.whole >= measured.plain
         own[width, count] = measured.own
-    # The dense gradients take 256 KiB and 16 MiB. A piece has 256 KiB, and a kept position of it for a while 8 bytes.
+    # The dense gradients take 256 KiB and 16 MiB. A piece has 256 KiB.
     assert 2**18 < own[256, 500] < 2**20
     assert own[2048, 500] - own[256, 500] < 2**17
-    assert own[2048, 200_000] > 200_000 * 12
+    assert own[2048, 200_000] > 200_000 * 8
+
+
+@pytest.mark.skipif(not status().available, reason=status().reason)
+def test_no_dense_weight_exists_where_native_kernels_compute() -> None:
+    model = nn.Linear(1000, 4000)
+    network = filled(Weights(), model, random_mask(model, density=0.01), kernels="native")
+    x = torch.randn(2, 1000)
+    _, peak = allocation_peak(
+        lambda: largest_gradients(network.module, {"weight": 500}, lambda: network.module(x).sum())
+    )
+    assert peak < 4 * 1000 * 4000 / 4
 
 
 def test_positions_travel_as_places_among_the_pruned() -> None:

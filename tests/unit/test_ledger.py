@@ -307,3 +307,15 @@ def test_only_standardised_layers_hold_less_where_only_they_are_to() -> None:
     settings = TrainingSettings(activations="topk", topk_layers="standardised")
     experiment = Experiment(model=ModelSettings(norm="nsconv"), training=settings)
     assert plan_of(experiment, native=False).standard_only
+
+
+def test_a_search_keeps_nothing_before_the_first_layer_that_is_pruned() -> None:
+    network = traced(nn.Sequential(nn.Linear(4, 1000), nn.ReLU(), nn.Linear(1000, 3)), (4,))
+    plan = Plan(samples=10, native=False, state_bytes=0, grows=0.5)
+    whole = ledger_of(network, {"0.weight": 4000, "2.weight": 1500}, plan)
+    assert dict(whole.activations) == {"2": 40_000}
+    pruned = ledger_of(network, {"0.weight": 2000, "2.weight": 1500}, plan)
+    assert sum(pruned.activations.values()) == 40_000 + 160
+    # Half as many as are kept are found, in 12 bytes each; while they are put in order the largest buffer has 8 more.
+    assert whole.update == whole.lasting + 12 * 750 + 8 * 750
+    assert pruned.update == pruned.lasting + 12 * (1000 + 750) + 8 * 1000

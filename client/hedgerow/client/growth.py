@@ -42,7 +42,7 @@ class GrowthBytes:
     """Measured peaks of what torch allocates for gradients of pruned weights, beyond the network, in bytes.
 
     Attributes:
-        plain: of the forward and backward pass alone, in which a layer has its dense weight while it computes.
+        plain: of the forward and backward pass alone; on the dense path a layer has its dense weight while it computes.
         whole: with the pieces of the gradients and the buffers of the largest.
         own: what these take, of the layer where that is most.
     """

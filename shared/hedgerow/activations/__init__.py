@@ -1,6 +1,6 @@
 """What layers keep between forward and backward: exact, rounded, the largest only, one bit, or just a block's input."""
 
-from hedgerow.activations.bits import BitReLU, bit_relu
+from hedgerow.activations.bits import BitReLU, bit_relu, bit_relu_
 from hedgerow.activations.choice import Kind, activations
 from hedgerow.activations.quantised import Quantised
 from hedgerow.activations.recompute import Recompute
@@ -21,4 +21,5 @@ __all__ = [
     "TopK",
     "activations",
     "bit_relu",
+    "bit_relu_",
 ]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hedgerow.activations.layout import Layout, in_memory_order, layout_of, pieces
 
-__all__ = ["BitReLU", "bit_relu", "bitmap_bytes", "mask_gradient", "pack_signs", "read_bits", "write_bits"]
+__all__ = ["BitReLU", "bit_relu", "bit_relu_", "bitmap_bytes", "mask_gradient", "pack_signs", "read_bits", "write_bits"]
 
 
 def bitmap_bytes(count: int) -> int:
@@ -46,10 +46,11 @@ def pack_signs(x: Tensor, *, layout: Layout) -> Tensor:
     return bitmap
 
 
-def mask_gradient(bitmap: Tensor, grad: Tensor, *, layout: Layout) -> Tensor:
-    """`grad` where the bitmap has a 1, else 0, with the strides of `layout`."""
+def mask_gradient(bitmap: Tensor, grad: Tensor, *, layout: Layout, out: Tensor | None = None) -> Tensor:
+    """`grad` where the bitmap has a 1, else 0, with the strides of `layout`; in `out` if given, which may be `grad`."""
     flat = in_memory_order(grad, layout=layout)
-    out = torch.empty_strided(layout.shape, layout.strides, dtype=grad.dtype)
+    if out is None:
+        out = torch.empty_strided(layout.shape, layout.strides, dtype=grad.dtype)
     target = in_memory_order(out, layout=layout)
     for part in pieces(layout.numel):
         # Ten times as fast as torch.where, and unlike a product it gives 0 where the gradient is infinite.
@@ -87,6 +88,27 @@ def bit_relu(x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return F.relu(x)
     return cast(Tensor, _BitReLU.apply(x))  # type: ignore[no-untyped-call]  # torch does not type it
+
+
+class _BitReLUInPlace(_BitReLU):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.layout = layout_of(x)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(pack_signs(x, layout=ctx.layout))
+        ctx.mark_dirty(x)
+        return x.relu_()
+
+
+def bit_relu_(x: Tensor) -> Tensor:
+    """`bit_relu` that changes `x`, which nothing else may read.
+
+    >>> bit_relu_(torch.tensor([-1.0, 0.0, 2.0]))
+    tensor([0., 0., 2.])
+    """
+    if not torch.is_grad_enabled():
+        return x.relu_()
+    return cast(Tensor, _BitReLUInPlace.apply(x))  # type: ignore[no-untyped-call]  # torch does not type it
 
 
 class BitReLU(nn.Module):

@@ -33,9 +33,9 @@ _COPIES = 4
 """Of each kept weight, as float32, while it is trained: in the request, in its section, in the version that this says,
 and in the version that is remembered from the request before. Some are shorter, as the wire's settings have it."""
 _PIECE = 1 << 16
-"""Values of a gradient that are looked at together, where not so many grow that it is more."""
+"""Values of a gradient that are looked at together on the dense path, where not so many grow that it is more."""
 _FOUND = 24
-"""Bytes a gradient that was found: its place and its size, and the same once more while others are taken in."""
+"""Bytes there for each that grows while others are taken in."""
 
 
 class Decider:
@@ -108,14 +108,17 @@ class Decider:
     def growth_bytes(self, candidate: Candidate) -> int:
         """What looking for gradients of pruned weights takes, at any time; 0 where the experiment never looks.
 
-        All layers compute by the dense path then, and store what they store in training. The ledger counts gradients of
-        kept weights too, which are not made, or by `adjustment.criterion` in a pass of their own, so that it is rather
-        too much.
+        All layers compute by the path of their training, and store what they store there. Of the dense path it is
+        rather too much: its ledger has the dense gradient of a layer, of which only pieces are made.
         """
         settings = self.experiment.adjustment
         if settings.every == 0 or settings.density == "cubic":
             return 0
-        plan = plan_of(candidate.applied(self.experiment), native=False)
+        return max(self._growth(candidate, native=way) for way in self._ways(candidate))
+
+    def _growth(self, candidate: Candidate, *, native: bool) -> int:
+        settings = self.experiment.adjustment
+        plan = plan_of(candidate.applied(self.experiment), native=native)
         plan = replace(
             plan,
             samples=plan.samples if settings.batch_size is None else settings.batch_size,
@@ -124,15 +127,18 @@ class Decider:
             # A device that adjusts its mask does so in the midst of its training, others when it is over.
             state_bytes=plan.state_bytes if settings.by == "devices" else 0,
             start_bytes=plan.start_bytes if settings.by == "devices" else 0,
+            grows=settings.rate,
         )
-        if candidate.kernels != "dense":
-            # A network that was made for native kernels holds what its ReLUs give as it is when these do not compute.
-            plan = replace(plan, value_bits=32, input_bits=32, standard_only=False, rectified_bits=None)
         kept = self._kept[candidate.level]
-        found = ledger_of(self._traced, kept, plan)
+        # Gradients of kept weights are looked for in a pass of its own, which has them all, as a step has.
+        passes = [plan] if settings.criterion == "magnitude" else [plan, replace(plan, grows=None)]
+        found = [ledger_of(self._traced, kept, one) for one in passes]
+        held = max(size for one in found for size in one.phases.values())
+        scratch = max(self.ledger(candidate).scratch, *(one.scratch for one in found))
+        if native:
+            return held + scratch
         most = math.ceil(settings.rate * max(kept.values(), default=0))
-        search = 2 * 4 * max(_PIECE, 2 * most) + _FOUND * most
-        return max(found.forward, found.backward) + search + self.ledger(candidate).scratch
+        return held + 2 * 4 * max(_PIECE, most) + _FOUND * most + scratch
 
     def ledger(self, candidate: Candidate) -> Ledger:
         """What a candidate takes, and what for. Of `auto` kernels: those that take more, as both are tried."""

@@ -28,6 +28,8 @@ class Plan:
         magnitude_bytes: frozen, for each kept weight.
         start_bytes: of what a proximal term keeps training near to, for each trained value.
         threads: that compute; each has working memory of its own.
+        grows: None for a training step; else gradients of pruned weights are looked for, as many as this part of each
+            layer's kept weights, and nothing is trained.
     """
 
     samples: int
@@ -45,6 +47,7 @@ class Plan:
     magnitude_bytes: int = 0
     start_bytes: int = 0
     threads: int = 1
+    grows: float | None = None
 
     def bits_of_input(self, *, standard: bool) -> float:
         """`input_bits` as they are of a layer with standardised weights, or of another."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hedgerow.ledger.plan import Plan
 from hedgerow.ledger.traced import Traced
-from hedgerow.ledger.transients import Transients
+from hedgerow.ledger.transients import FOUND, RESULT, Transients
 from hedgerow.ledger.units import Unit, units
 
 __all__ = ["Steps"]
@@ -59,7 +59,10 @@ class Steps:
         self._rectified = {
             unit.makes for unit in self.units if unit.call.kind == "relu" or (unit.signs and unit.makes in unit.signs)
         }
-        self._holds = [self._held(unit) for unit in self.units]
+        wanted = [number for number, unit in enumerate(self.units) if self.transients.wanted(unit)]
+        self._first = 0 if plan.grows is None else min(wanted, default=len(self.units))
+        """The first unit that has to run back; those before it keep nothing."""
+        self._holds = [_NOTHING] * self._first + [self._held(unit) for unit in self.units[self._first :]]
         numbers = itertools.groupby(range(len(self.units)), key=lambda number: self.units[number].stage)
         self._stages = {stage: list(members) for stage, members in numbers}
 
@@ -76,7 +79,7 @@ class Steps:
 
     def backward(self) -> int:
         """The most while gradients are made, from the last layer to the first."""
-        weights = 4 * sum(map(self._trained, self.units)) if self._plan.parts else 0
+        weights = sum(map(self._found, self.units)) if self._plan.parts else 0
         peak = 0
         for stage, members in reversed(self._stages.items()):
             before, flowing, result = _NOTHING, 0, 0
@@ -88,15 +91,20 @@ class Steps:
                 flowing = self._bytes(result)
                 peak = max(peak, self._run(members, before, keeping=True) + flowing + weights)
                 before = before | _Held({result: flowing})
-            for number in reversed(members):
+            for number in reversed([number for number in members if number >= self._first]):
                 unit = self.units[number]
-                weights += 0 if self._plan.parts else 4 * self._trained(unit)
+                weights += 0 if self._plan.parts else self._found(unit)
                 kept = before
                 for earlier in members[: members.index(number) + 1]:
                     kept = kept | self._holds[earlier]
                 now = kept.nbytes + self._flowing(number, stays=result)
                 peak = max(peak, now + weights + self._unpacked(unit) + self.transients.backward(unit))
         return peak
+
+    def found(self) -> int:
+        """What a search has found, when it is put in order."""
+        wanted = [self.transients.wanted(unit) for unit in self.units]
+        return RESULT * sum(wanted) + FOUND * max(wanted, default=0)
 
     def held_by_layer(self) -> dict[str, int]:
         """What is kept from the forward to the backward pass, in bytes, by the first layer that asks for it."""
@@ -166,6 +174,10 @@ class Steps:
                     roots[tensor] = roots.get(unit.makes, unit.makes)
         return roots
 
+    def _found(self, unit: Unit) -> int:
+        """What is there of a layer's gradient when the layer has run back."""
+        return FOUND * self.transients.wanted(unit) if self._plan.grows is not None else 4 * self._trained(unit)
+
     def _trained(self, unit: Unit) -> int:
         return self._kept.get(unit.call.weight, 0)
 
@@ -180,7 +192,7 @@ class Steps:
         for tensor, bits in (
             *((t, self._input_bits(unit, t)) for t in unit.inputs),
             *((t, plan.value_bits) for t in unit.values),
-            *((t, 32 if plan.exact or self._put_off(unit) else 1) for t in unit.signs),
+            *((t, 32 if plan.exact else 1) for t in unit.signs),
             *((t, 1) for t in unit.rectified if unit.in_bits(plan)),
         ):
             # The samples are not packed.
@@ -190,10 +202,6 @@ class Steps:
                 made += self._in_bits(tensor, bits)
         return _Held(tensors, made)
 
-    def _put_off(self, unit: Unit) -> bool:
-        """Whether torch computes it, as a ReLU of a chain that runs stages again: then its result is kept as it is."""
-        return len(self._recomputed) > 0 and not self._plan.native and "." not in unit.call.name
-
     def _input_bits(self, unit: Unit, tensor: int) -> float:
         plan = self._plan
         if plan.rectified_bits is not None and (tensor in self._rectified or tensor in unit.rectified):
@@ -202,6 +210,9 @@ class Steps:
 
     def _unpacked(self, unit: Unit) -> int:
         """What it makes of what it keeps, for as long as it runs back."""
+        if unit.call.kind == "weight" and self._plan.native and not unit.normed:
+            # It is gone before the gradient of the input is there, which takes its room.
+            return 0
         inputs = unit.inputs if self._plan.bits_of_input(standard=unit.standard) != 32 else ()
         values = unit.values if self._plan.value_bits != 32 else ()
         return sum(self._bytes(tensor) for tensor in {*inputs, *values} if tensor)

@@ -35,7 +35,7 @@ class Ledger:
         transient_of: that layer.
         forward: the most that is held while the network runs.
         backward: the most while gradients are made.
-        update: the most in the optimiser's step.
+        update: the most in the optimiser's step; of a search, when all that was found is put in order.
         scratch: working memory that native kernels keep from one call to the next. It is in `peak` and in no other sum:
             a profiler does not see it, as it was there before the step.
         start: what a proximal term keeps training near to.
@@ -121,7 +121,7 @@ def ledger_of(network: Traced, kept: Mapping[str, int], plan: Plan) -> Ledger:
         transient_of=worst,
         forward=lasting + steps.forward() + (gradients if plan.parts else 0),
         backward=lasting + steps.backward(),
-        update=lasting + gradients + changing,
+        update=lasting + (gradients + changing if plan.grows is None else steps.found()),
         scratch=steps.transients.held(steps.units),
         start=start,
     )

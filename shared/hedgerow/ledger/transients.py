@@ -15,9 +15,10 @@ from hedgerow.activations.layout import PIECE
 from hedgerow.ledger.plan import Plan
 from hedgerow.ledger.units import Unit
 from hedgerow.native.library import status
+from hedgerow.sparse.growth import NATIVE_PIECE
 from hedgerow.sparse.kernels import Geometry, scratch_bytes, scratch_held
 
-__all__ = ["Transients"]
+__all__ = ["FOUND", "RESULT", "Transients"]
 
 _TAP = 16
 """Bytes a kept weight that a native kernel needs while it runs, where there is no library to say it."""
@@ -25,6 +26,14 @@ _PACK = 10
 """Bytes an element of a piece while it is rounded: as float32, noise of 16 bits and as float32; see `Noise`."""
 _UNPACK = 4
 """The same while it is read: as float32."""
+FOUND = 8
+"""Bytes a gradient of a pruned weight that was found: its place and its size."""
+RESULT = 12
+"""The same as an answer has it, with a place of 8 bytes."""
+_TAKE = 20
+"""The same while others are taken in: which ones stay, and these once more."""
+_LOOK = 24
+"""Bytes a value that is looked at: it, its code, where kept ones are and where it is not 0."""
 _STANDARDISE = 8, 12
 """Bytes a kept weight while it is standardised, and while its gradient goes back through that."""
 _DRAW = 4, 8
@@ -67,21 +76,23 @@ class Transients:
         if not self._plan.native:
             return max(packing, self._dense_forward(unit))
         scratch = self._beyond(self._scratch(unit)[0]) + self._values(unit)
+        if not unit.normed:
+            # A ReLU before it works in place.
+            return max(packing, scratch)
         # ReLU's signs are read off its input, which is made for that before the result is.
         seen = self._bytes(unit.reads[0]) if unit.in_bits(self._plan) else 0
-        if seen and not unit.normed:
-            # The layer computes with what ReLU made of its input.
-            return seen + max(packing, scratch)
         return max(packing, scratch, seen + packing - self._bytes(unit.makes))
 
     def backward(self, unit: Unit) -> int:
         """Bytes while it runs back, beside what it makes of what it keeps."""
         plan = self._plan
         unpacking = _UNPACK * self._piece(unit) if self._packs(unit) else 0
-        alone = unit.call.kind == "weight" and bool(unit.rectified) and not unit.normed
-        if alone or unit.in_bits(plan):
+        if unit.in_bits(plan):
             # A gradient that went through ReLU is another tensor, but for a kernel that does norm and ReLU at once.
-            unpacking = max(unpacking, self._bytes(unit.makes if unit.call.kind == "norm" else unit.reads[0]))
+            if unit.call.kind == "norm":
+                unpacking = max(unpacking, self._bytes(unit.makes))
+            elif not unit.normed:
+                unpacking = max(unpacking, self._bytes(unit.reads[0]) - self._bytes(unit.makes))
         if unit.call.kind != "weight":
             return unpacking
         if unit.standard or plan.sampled:
@@ -92,8 +103,31 @@ class Transients:
         _, back, grad = self._scratch(unit)
         signs = self._values(unit)
         onward = self._bytes(unit.reads[0]) if unit.reads[0] else 0
+        if self._packs(unit) and not unit.normed:
+            # What was unpacked has the room of the gradient of the input until there is one.
+            onward = 0
         # The gradient of the weights is made before there is one of the input.
-        return max(unpacking, self._beyond(back) + signs, self._beyond(grad) + signs - onward) + again
+        weights = self._beyond(grad) + self._search(unit) - onward
+        return max(unpacking, self._beyond(back) + signs, weights + signs) + again
+
+    def wanted(self, unit: Unit) -> int:
+        """Gradients of pruned weights that are looked for in a layer."""
+        if self._plan.grows is None or not unit.call.weight:
+            return 0
+        kept = self._kept[unit.call.weight]
+        pruned = math.prod(self._sizes[unit.call.weight]) - kept
+        return min(pruned, math.ceil(self._plan.grows * kept))
+
+    def _search(self, unit: Unit) -> int:
+        """What is needed to look for them, with native kernels."""
+        wanted = self.wanted(unit)
+        return _TAKE * wanted + _LOOK * self._piece_kept(unit) if wanted else 0
+
+    def _piece_kept(self, unit: Unit) -> int:
+        """For how many weights a gradient is made at once, with native kernels."""
+        if self._plan.grows is None:
+            return self._kept[unit.call.weight]
+        return min(NATIVE_PIECE, math.prod(self._sizes[unit.call.weight]))
 
     def held(self, units: tuple[Unit, ...]) -> int:
         """Working memory that native kernels keep from call to call."""
@@ -117,7 +151,11 @@ class Transients:
             # The input with zeros around it, and where each kept weight finds its own.
             guess = 4 * self._plan.samples * call.padded + _TAP * kept
             return guess, guess, guess
-        return _sizes_of((*planes, self._plan.samples), weight, geometry, kept, self._plan.threads)
+        asked = (*planes, self._plan.samples), weight, geometry
+        forward, back, grad = _sizes_of(*asked, kept, self._plan.threads)
+        if self._plan.grows is not None:
+            _, _, grad = _sizes_of(*asked, self._piece_kept(unit), self._plan.threads)
+        return forward, back, grad
 
     def _making(self, unit: Unit) -> tuple[int, int]:
         return _STANDARDISE if unit.standard else _DRAW

@@ -1,7 +1,8 @@
 """Networks that store their kept weights only, and compute with nothing else where that is faster."""
 
 from hedgerow.sparse.folding import folded
-from hedgerow.sparse.growth import TopK, largest_gradients
+from hedgerow.sparse.growth import largest_gradients
+from hedgerow.sparse.top_k import TopK
 from hedgerow.sparse.kept_gradients import kept_gradients
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 from hedgerow.sparse.network import (

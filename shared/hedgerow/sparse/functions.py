@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from hedgerow.sparse.index import KeptIndex
 from hedgerow.sparse.kernels import Geometry, Prologue
 from hedgerow.sparse.values import SignEstimator, score_gradient, signed_values
 
-__all__ = ["Convolution", "Normalisation", "Statistics", "average_pool", "convolve", "max_pool", "normalise"]
+__all__ = ["Convolution", "Normalisation", "Statistics", "Watch", "average_pool", "convolve", "max_pool", "normalise"]
 
 _EXACTLY = Activations()
 
@@ -49,6 +49,18 @@ class Statistics:
         return scale, shift.neg_() if bias is None else torch.sub(bias, shift)
 
 
+class Watch(Protocol):
+    """Who is shown what the gradient of a layer's weight is made of, in place of the gradient of the kept ones."""
+
+    def ran(self, output: Tensor, *, again: bool) -> None:
+        """The layer has run forward: its output as planes, and whether it will run `again` in the backward."""
+        ...
+
+    def saw(self, z: Tensor, grad: Tensor, prologue: Prologue | None) -> None:
+        """In the backward: its input as stored, what it sees of that, and the gradient of its output, all as planes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution:
     """A sparse convolution and what precedes it.
@@ -62,6 +74,7 @@ class Convolution:
         relu: whether ReLU is right before it.
         activations: how its input is stored for the backward.
         saving: whether there will be one.
+        watch: sees its input and gradient, and then there is no gradient of the kept values.
     """
 
     index: KeptIndex
@@ -72,6 +85,7 @@ class Convolution:
     relu: bool = False
     activations: Activations = _EXACTLY
     saving: bool = True
+    watch: Watch | None = None
 
     @property
     def storage(self) -> Storage:
@@ -180,17 +194,22 @@ class _Convolve(torch.autograd.Function):
         needs: tuple[bool, ...] = ctx.needs_input_grad
         del packed, grads
         grad_z = grad_weight = grad_shift = grad_kept = None
-        if needs[3]:
+        if task.watch is not None:
+            task.watch.saw(z, grad, ctx.before)
+        elif needs[3]:
             found = ops.conv_weight(z, grad, task.index, task.geometry, prologue=ctx.before)
             grad_kept = score_gradient(found, kept.view(-1), task.magnitude, task.estimator).view(kept.shape)
         grad_bias = _sums(grad) if needs[4] else None
+        relu = task.relu and signs is None
+        if task.statistics is None and not relu:
+            # What was unpacked for the weights' gradient is not needed beside the input's.
+            del z
         if any(needs[:3]):
             values = signed_values(kept.view(-1), task.magnitude)
             grad_z = ops.conv_input(grad, values, task.index, task.geometry, ctx.size)
             del grad
             if signs is not None:
-                grad_z = mask_gradient(signs, grad_z, layout=layout_of(grad_z))
-            relu = task.relu and signs is None
+                grad_z = mask_gradient(signs, grad_z, layout=layout_of(grad_z), out=grad_z)
             if task.statistics is not None:
                 norm = (z, task.statistics.mean, task.statistics.inverse_std, ctx.before.scale, ctx.before.shift)
                 constant = not task.statistics.of_batch
@@ -198,7 +217,7 @@ class _Convolve(torch.autograd.Function):
                 grad_weight = found_weight if ctx.affine[0] else None
                 grad_shift = found_shift if ctx.affine[1] else None
             elif relu:
-                grad_z = torch.ops.aten.threshold_backward(grad_z, z, 0)
+                torch.ops.aten.threshold_backward.grad_input(grad_z, z, 0, grad_input=grad_z)
         return grad_z, grad_weight, grad_shift, grad_kept, grad_bias, None
 
 

@@ -134,7 +134,7 @@ def _fused(module: nn.Module, signal: Signal) -> Signal | None:
             wanted = 4 if isinstance(module, BatchLastNorm2d) else 2
             return signal.through_norm(module) if signal.dim == wanted else None
         case nn.ReLU() if type(module) in (nn.ReLU, StoredReLU):
-            return signal.through_relu()
+            return signal.through_relu(in_bits=isinstance(module, StoredReLU) and module.activations != Activations())
         case nn.Identity() if type(module) is nn.Identity:
             return signal
     return None

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from hedgerow.sparse import kernels
+from hedgerow.sparse.index import KeptIndex
+from hedgerow.sparse.kernels import Prologue
 from hedgerow.sparse.layers import SparseConv2d, SparseLayer, SparseLinear
 from hedgerow.sparse.scattered import scatter
 
-__all__ = ["gradient_pieces"]
+__all__ = ["Seen", "gradient_pieces", "native_pieces"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the native kernels made of one run of a layer.
+
+    Attributes:
+        z: (C, H, W, N), what the layer's input is made of.
+        grad: (O, H', W', N), the gradient of its output.
+        prologue: what makes the input of `z`; None where it is that.
+    """
+
+    z: Tensor
+    grad: Tensor
+    prologue: Prologue | None
 
 
 def gradient_pieces(
@@ -28,13 +47,57 @@ def gradient_pieces(
         found: of each time that it ran, its input and the gradient of its output; at least one.
         most: values of a piece. One output of a convolution may be more, and of a `SparseOther` it is everything.
     """
+    yield from _of_trained(layer, _pieces(layer, found, most=most))
+
+
+def native_pieces(layer: SparseLayer, found: Sequence[Seen], *, most: int) -> Iterator[tuple[int, Tensor]]:
+    """The same of a layer on the native path: the kernel for the gradient of kept weights, as if a piece were kept.
+
+    Args:
+        layer: the layer, of any kind but `SparseOther`.
+        found: of each time that it ran, what there was; at least one.
+        most: values of a piece.
+    """
+    yield from _of_trained(layer, _kernel_pieces(layer, found, most=most))
+
+
+def _of_trained(layer: SparseLayer, pieces: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """Pieces of the gradient of what a layer trains, from those of its weight."""
     factor, size = layer.row_factor(), layer.dense_shape[1:].numel()
-    for begin, piece in _pieces(layer, found, most=most):
+    for begin, piece in pieces:
         if factor is not None:
             # Either whole outputs, or a part of one.
             outputs = factor[begin // size : -(-(begin + piece.numel()) // size)]
             piece.view(len(outputs), -1).mul_(outputs[:, None])
         yield begin, piece
+
+
+def _kernel_pieces(layer: SparseLayer, found: Sequence[Seen], *, most: int) -> Iterator[tuple[int, Tensor]]:
+    size, total = layer.dense_shape[1:].numel(), layer.dense_shape.numel()
+    # Whole outputs where one is not too large, so that all of a piece reads the same inputs.
+    step = most // size * size or min(most, size)
+    begin = 0
+    while begin < total:
+        end = min(begin + step, total, begin + size - begin % size if step < size else total)
+        index = _between(layer.dense_shape, begin, end)
+        yield (
+            begin,
+            _summed(
+                kernels.conv_backward_weight(one.z, one.grad, index, layer.geometry, prologue=one.prologue)
+                for one in found
+            ),
+        )
+        begin = end
+
+
+def _between(shape: torch.Size, begin: int, end: int) -> KeptIndex:
+    """All positions from `begin` to before `end`: whole outputs, or a part of one."""
+    size = shape[1:].numel()
+    rows = (torch.arange(shape[0] + 1) * size).clamp_(begin, end).sub_(begin).to(torch.int32)
+    first = begin % size
+    row = torch.arange(first, min(first + end - begin, size), dtype=torch.int32)
+    codes = row.to(torch.uint16) if size <= 1 << 16 else row
+    return KeptIndex(tuple(shape), rows, codes.repeat((end - begin) // row.numel()))
 
 
 def _pieces(layer: SparseLayer, found: list[tuple[Tensor, Tensor]], *, most: int) -> Iterator[tuple[int, Tensor]]:

@@ -1,14 +1,17 @@
 """The largest gradients at pruned positions, without ever holding the gradient of a whole layer.
 
 The gradient of a layer's weight is a product of its input and of the gradient of its output, so a few outputs' part of
-it can be computed alone. Each part goes through a buffer of the largest so far, and is forgotten.
+it can be computed alone. Each part goes through a buffer of the largest so far, and is forgotten. Where native kernels
+compute a layer they do so here too, and no dense weight exists.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite, prod
 from typing import Any, cast
 
@@ -20,74 +23,28 @@ from torch.utils.hooks import RemovableHandle
 
 from hedgerow.activations import Exact, Storage
 from hedgerow.errors import TrainingError
-from hedgerow.sparse.conversion import kernel_layers, set_paths
-from hedgerow.sparse.gradient_pieces import gradient_pieces
+from hedgerow.sparse.gradient_pieces import Seen, gradient_pieces, native_pieces
 from hedgerow.sparse.index import KeptIndex
+from hedgerow.sparse.kernels import Prologue
 from hedgerow.sparse.layers import SparseConv2d, SparseLayer, SparseLinear
 from hedgerow.sparse.measuring import undisturbed
+from hedgerow.sparse.norms import KernelNorm
+from hedgerow.sparse.top_k import TopK
 from hedgerow.telemetry.memory import phase
 
-__all__ = ["TopK", "largest_gradients"]
+__all__ = ["NATIVE_PIECE", "largest_gradients"]
 
 _PIECE = 1 << 16
-"""Values of a piece, where neither one output of a convolution nor two buffers have more."""
+"""Values of a piece, where neither one output of a convolution nor a buffer has more."""
+
+NATIVE_PIECE = 1 << 14
+"""The same of a layer on the native path, whose kernel has working memory of some 16 bytes for each value."""
 
 _PART = 1 << 13
-"""Values of a piece that go into the buffer at once, if that does not have more."""
+"""Values of a piece that go into the buffer at once, if a part of that is not more."""
 
-
-class TopK:
-    """The k values of largest size among all that are added; of equal ones those at lower positions.
-
-    It holds at most k of them, and while it takes a piece in, those of the piece that are large enough. However the
-    values are divided into pieces, and in whatever order these come, the result is the same.
-
-    >>> top = TopK(2)
-    >>> top.add(torch.tensor([0, 1, 2]), torch.tensor([1.0, -3.0, 2.0]))
-    >>> top.add(torch.tensor([3, 4]), torch.tensor([0.5, -2.0]))
-    >>> top.result()
-    (array([1, 2]), array([-3.,  2.], dtype=float32))
-    """
-
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self._positions = torch.empty(0, dtype=torch.int64)
-        self._values = torch.empty(0)
-        self._least = 0.0
-
-    def add(self, positions: Tensor, values: Tensor) -> None:
-        """Takes a piece in.
-
-        Args:
-            positions: (n,) int64, none of which was added before.
-            values: (n,) float32, none of which is NaN.
-        """
-        if self.k == 0:
-            return
-        if self._values.numel() == self.k:
-            enough = values.abs() >= self._least
-            positions, values = positions[enough], values[enough]
-        positions, values = torch.cat((self._positions, positions)), torch.cat((self._values, values))
-        if values.numel() > self.k:
-            chosen = _largest(positions, values.abs(), self.k)
-            positions, values = positions[chosen], values[chosen]
-        self._positions, self._values = positions, values
-        if values.numel() == self.k:
-            self._least = values.abs().min().item()
-
-    def result(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """(m,) positions, ascending, and (m,) values, where m is k, or less if not so many were added."""
-        positions, order = self._positions.sort()
-        return positions.numpy(), self._values[order].numpy()
-
-
-def _largest(positions: Tensor, sizes: Tensor, k: int) -> Tensor:
-    """Where the k largest of more than k sizes are."""
-    # One partition finds the least of them; what is above it is taken whole, what is equal by position.
-    least = sizes.kthvalue(sizes.numel() - k + 1).values
-    above, equal = (sizes > least).nonzero().view(-1), (sizes == least).nonzero().view(-1)
-    first = positions[equal].argsort()[: k - above.numel()]
-    return torch.cat((above, equal[first]))
+_SHARE = 8
+"""The part of a buffer that goes into it at once: what is taken in needs room beside it."""
 
 
 def largest_gradients(
@@ -97,10 +54,10 @@ def largest_gradients(
 
     One forward and one backward pass, in training mode, as local training has it: norms take the statistics of the
     batch. Only those parts of the backward pass are done that lead to these layers, and no gradient of a kept weight is
-    made. All layers compute by the dense path meanwhile, and inputs of the layers that are asked are stored as these
-    store them in training; others store none. `SparseOther`, of which only autograd knows the gradient, has the dense
-    one of that one layer for a moment; it has its dense weight all the while. The search in a layer is the `phase`
-    "growth." and the tensor's name.
+    made. All layers compute by the path that they take in training, and inputs of the layers that are asked are stored
+    as these store them there; others store none. On the native path no dense weight ever exists. `SparseOther`, of
+    which only autograd knows the gradient, has the dense one of that one layer for a moment; it has its dense weight
+    all the while. The search in a layer is the `phase` "growth." and the tensor's name.
 
     Of standardised weights it is the gradient of what they are made of, but for what all weights of an output share.
 
@@ -121,16 +78,17 @@ def largest_gradients(
     """
     layers = {name: module.get_submodule(name.rpartition(".")[0]) for name in counts}
     asked = {
-        name: _Asked(name, layer, TopK(counts[name]))
+        name: _Asked(name, layer, TopK(counts[name], size=layer.dense_shape.numel()), relative)
         for name, layer in layers.items()
         if isinstance(layer, SparseLayer)
     }
     with undisturbed(module), _frozen(module):
-        # There a layer's input and output are where hooks see them.
-        set_paths(module, dict.fromkeys(kernel_layers(module), "dense"))
         module.train()
-        handles = [one.layer.register_forward_hook(one.tap) for one in asked.values()]
+        handles = [one.layer.register_forward_hook(one.tap) for one in asked.values() if one.layer.path == "dense"]
         handles += _spread_hooks(module, asked.values()) if relative else []
+        for one in asked.values():
+            # A hooked layer would be kept apart from the norm and ReLU before it.
+            one.layer.watch = one if one.layer.path == "native" else None
         try:
             value = loss()
             if not isfinite(value.item()):
@@ -144,29 +102,41 @@ def largest_gradients(
             for handle in handles:
                 handle.remove()
             for one in asked.values():
-                one.output = None
+                one.layer.watch = None
+            for norm in _norms(module):
+                if isinstance(norm, KernelNorm):
+                    norm.watch = None
         for one in asked.values():
             one.finish()
     nothing = TopK(0)
-    return {name: (asked[name].top if name in asked else nothing).result() for name in counts}
+    # Each buffer goes when its result is there.
+    return {name: (asked.pop(name).top if name in asked else nothing).result() for name in counts}
 
 
 def _spread_hooks(module: nn.Module, asked: Iterable[_Asked]) -> list[RemovableHandle]:
     """Hooks by which batch norms tell the layers right before them how far each of their outputs spreads."""
 
-    def tell(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        (x,) = arguments
+    def tell(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> None:
         for one in waiting:
-            if one.output is x:
+            if one.gave(x):
                 # Of the last run where there are several.
                 spread = x.detach().float().var(dim=[d for d in range(x.dim()) if d != 1], correction=0)
-                one.spread = (spread + cast(nn.modules.batchnorm._BatchNorm, norm).eps).sqrt_()
-                one.output = None
+                one.spread = (spread + norm.eps).sqrt_()
 
     # Of others, what belongs to an output does not lie together.
     waiting = [one for one in asked if isinstance(one.layer, SparseConv2d | SparseLinear)]
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    return [norm.register_forward_pre_hook(tell) for norm in norms]
+    handles = []
+    for norm in _norms(module):
+        if isinstance(norm, KernelNorm):
+            # A hooked one would be kept apart from what it is computed with.
+            norm.watch = partial(tell, norm)
+        else:
+            handles.append(norm.register_forward_pre_hook(lambda norm, arguments: tell(norm, arguments[0])))
+    return handles
+
+
+def _norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
 
 
 @contextmanager
@@ -188,24 +158,23 @@ class _Asked:
     name: str
     layer: SparseLayer
     top: TopK
+    relative: bool
     runs: int = 0
     again: int = 0
     found: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    """The same on the native path."""
     spread: Tensor | None = None
     """(outputs,) what each output's gradients are multiplied by."""
-    output: Tensor | None = None
-    """Of the last run, until something takes it."""
+    output: weakref.ref[Tensor] | None = None
+    """Of the last run."""
 
     def tap(self, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A forward hook."""
         if not torch.is_grad_enabled():
-            # In a block that runs again in the backward.
-            self.runs, self.again = self.runs + 1, self.again + 1
+            self._counted(again=True)
             return output
-        if self.again:
-            self.again -= 1
-        else:
-            self.runs += 1
+        self._counted(again=False)
         # Something has to want a gradient, or autograd would not come by; of nothing, it costs nothing.
         anchor = torch.empty(0, requires_grad=True)
         # A view cannot be changed in place here and later once more.
@@ -213,8 +182,34 @@ class _Asked:
         x = arguments[0]
         # What nobody wants the gradient of is the batch, which the caller holds anyway.
         storage = self.layer.activations.inputs if x.requires_grad and x.dim() >= 2 else Exact()
-        self.output = cast(Tensor, _Tap.apply(output, x.detach(), anchor, storage, self.take))  # type: ignore[no-untyped-call]  # torch does not type it
-        return self.output
+        output = cast(Tensor, _Tap.apply(output, x.detach(), anchor, storage, self.take))  # type: ignore[no-untyped-call]  # torch does not type it
+        self.output = weakref.ref(output) if self.relative else None
+        return output
+
+    def ran(self, output: Tensor, *, again: bool) -> None:
+        """See `hedgerow.sparse.functions.Watch`."""
+        self._counted(again=again)
+        self.output = weakref.ref(output) if self.relative and not again else None
+
+    def saw(self, z: Tensor, grad: Tensor, prologue: Prologue | None) -> None:
+        """See `hedgerow.sparse.functions.Watch`."""
+        self.seen.append(Seen(z, grad, prologue))
+        if len(self.seen) == self.runs:
+            self.finish()
+
+    def gave(self, x: Tensor) -> bool:
+        """Whether `x` is the output of the last run, or a view of all of it, as it is still alive."""
+        output = None if self.output is None else self.output()
+        return output is not None and output.data_ptr() == x.data_ptr() and output.numel() == x.numel()
+
+    def _counted(self, *, again: bool) -> None:
+        """Counts a run; one in a block that runs `again` in the backward is counted before that."""
+        if again:
+            self.runs, self.again = self.runs + 1, self.again + 1
+        elif self.again:
+            self.again -= 1
+        else:
+            self.runs += 1
 
     def take(self, x: Tensor, grad: Tensor) -> None:
         """One run's input and the gradient of its output."""
@@ -226,10 +221,17 @@ class _Asked:
     def finish(self) -> None:
         """Looks for the largest gradients in what came."""
         with phase(f"growth.{self.name}"):
-            if self.found and self.top.k:
-                for begin, piece in gradient_pieces(self.layer, self.found, most=max(_PIECE, 2 * self.top.k)):
+            if self.top.k:
+                for begin, piece in self._pieces():
                     _take_piece(self.layer, self.top, begin, self._scaled(begin, piece))
             self.found.clear()
+            self.seen.clear()
+
+    def _pieces(self) -> Iterator[tuple[int, Tensor]]:
+        if self.seen:
+            yield from native_pieces(self.layer, self.seen, most=NATIVE_PIECE)
+        elif self.found:
+            yield from gradient_pieces(self.layer, self.found, most=max(_PIECE, self.top.k))
 
     def _scaled(self, begin: int, piece: Tensor) -> Tensor:
         if self.spread is None:
@@ -269,9 +271,9 @@ class _Tap(torch.autograd.Function):
 def _take_piece(layer: SparseLayer, top: TopK, begin: int, piece: Tensor) -> None:
     if not bool(piece.isfinite().all()):
         raise TrainingError("a gradient that was asked for is not finite though the loss is; lower the step sizes")
-    piece[_kept_between(layer, begin, begin + piece.numel())] = 0
     # What tells where a value is takes more than the value.
-    for part in torch.split(piece, max(_PART, top.k)):
+    for part in torch.split(piece, max(_PART, top.k // _SHARE)):
+        part[_kept_between(layer, begin, begin + part.numel())] = 0
         places = part.nonzero().view(-1)
         top.add(places + begin, part[places])
         begin += part.numel()

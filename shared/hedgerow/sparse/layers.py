@@ -17,7 +17,7 @@ from hedgerow.activations import Activations, Exact
 from hedgerow.models.standard import StandardModule
 from hedgerow.models.standard import Statistics as Counted
 from hedgerow.native.library import status
-from hedgerow.sparse.functions import Convolution, Statistics, convolve
+from hedgerow.sparse.functions import Convolution, Statistics, Watch, convolve
 from hedgerow.sparse.index import KeptIndex, kept_index
 from hedgerow.sparse.kernels import Geometry
 from hedgerow.sparse.layout import logical, planes
@@ -49,10 +49,12 @@ class KernelLayer(nn.Module):
     Attributes:
         path: how it computes; `take` changes it.
         activations: how it stores what it keeps for the backward.
+        watch: on the native path, who looks at what its weight's gradient is made of; its own trained values get none.
     """
 
     path: Path = "dense"
     activations: Activations = Activations()
+    watch: Watch | None = None
     estimator: SignEstimator = "identity"
     magnitude: Tensor | None
     bias: nn.Parameter | None
@@ -101,6 +103,10 @@ class KernelLayer(nn.Module):
         # What nobody wants the gradient of is the batch, which the caller holds anyway.
         activations = self.activations if z.requires_grad else Activations()
         values, magnitude = self._operand()
+        watch, saving = self.watch, torch.is_grad_enabled()
+        if watch is not None:
+            # Something has to want a gradient, or autograd would not come by.
+            values = values.detach().requires_grad_()
         task = Convolution(
             index=self.kept_index(),
             geometry=self.geometry,
@@ -109,9 +115,13 @@ class KernelLayer(nn.Module):
             statistics=statistics,
             relu=relu,
             activations=activations,
-            saving=torch.is_grad_enabled(),
+            saving=saving,
+            watch=watch,
         )
-        return convolve(z, values, self.bias, task, norm=norm)
+        y = convolve(z, values, self.bias, task, norm=norm)
+        if watch is not None:
+            watch.ran(y, again=not saving)
+        return y
 
     def _operand(self) -> tuple[Tensor, Tensor | None]:
         """What the kernels take: values, or scores of signs and their magnitude."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -22,10 +23,12 @@ class KernelNorm(nn.modules.batchnorm._BatchNorm):
     Attributes:
         native: whether it may; else it is torch's own.
         activations: how it stores what it keeps for the backward.
+        watch: is shown each input, (N, C) or (N, C, H, W).
     """
 
     native: bool = False
     activations: Activations = Activations()
+    watch: Callable[[Tensor], None] | None = None
 
     def statistics(self, z: Tensor) -> Statistics:
         """What it normalises planes with: the statistics of `z`, or the running ones, which training moves on.
@@ -33,6 +36,8 @@ class KernelNorm(nn.modules.batchnorm._BatchNorm):
         Raises:
             ValueError: as torch, when there is one value a channel to train on.
         """
+        if self.watch is not None:
+            self.watch(logical(z))
         # Attributes of a module are looked up slowly.
         running_mean, running_var = self.running_mean, self.running_var
         if not self.training and running_mean is not None and running_var is not None:
@@ -74,6 +79,8 @@ class KernelNorm(nn.modules.batchnorm._BatchNorm):
         if self.native and x.dim() in (2, 4) and is_batch_last(x):
             self._check_input_dim(x)  # type: ignore[no-untyped-call]  # torch does not type it
             return logical(self.normalised(planes(x)), flat=x.dim() == 2)
+        if self.watch is not None:
+            self.watch(x)
         if isinstance(self.activations.values, Exact) or not (x.requires_grad and torch.is_grad_enabled()):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]  # torch does not type it

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hedgerow.activations import Exact, bit_relu
+from hedgerow.activations import Exact, bit_relu, bit_relu_
 from hedgerow.sparse import layout
 from hedgerow.sparse.layers import KernelLayer
 from hedgerow.sparse.norms import KernelNorm
@@ -28,6 +28,8 @@ class Signal:
         flat: its logical shape is (N, C), not (N, C, H, W).
         norm: to be applied still.
         relu: to be applied still, after the norm.
+        in_bits: whether that stores a bit an element; else what it gives, which the next layer may hold as well.
+        own: nothing else reads `inner`, which may be changed.
     """
 
     outer: Tensor | None = None
@@ -35,6 +37,8 @@ class Signal:
     flat: bool = False
     norm: KernelNorm | None = None
     relu: bool = False
+    in_bits: bool = False
+    own: bool = False
 
     @classmethod
     def of(cls, x: Tensor) -> Signal:
@@ -61,10 +65,12 @@ class Signal:
         """With nothing put off."""
         if self.outer is not None:
             x = self.outer if self.norm is None else self.norm(self.outer)
-            return Signal.of(torch.relu(x) if self.relu else x)
+            return Signal.of(self._rectified(x) if self.relu else x)
         if self.norm is not None:
             return Signal(inner=self.norm.normalised(self.planes(), relu=self.relu), flat=self.flat)
-        return replace(self, inner=torch.relu(self.planes()), relu=False) if self.relu else self
+        # Several may read what is settled.
+        inner = self._rectified(self.planes()) if self.relu else self.inner
+        return replace(self, inner=inner, relu=False, own=False)
 
     def logical(self) -> Tensor:
         """As modules of torch take it, with nothing put off."""
@@ -79,9 +85,9 @@ class Signal:
         before = self.settled() if self.norm is not None or self.relu else self
         return replace(before, norm=norm)
 
-    def through_relu(self) -> Signal:
+    def through_relu(self, *, in_bits: bool) -> Signal:
         """Puts off a ReLU; two are one."""
-        return replace(self, relu=True)
+        return replace(self, relu=True, in_bits=in_bits)
 
     def through_layer(self, layer: KernelLayer) -> Signal:
         """Through a layer on the native path, which takes in what was put off."""
@@ -91,10 +97,10 @@ class Signal:
             y = layer.convolved(z, norm=parameters, statistics=self.norm.statistics(z), relu=self.relu)
         elif self.relu and not isinstance(layer.activations.inputs, Exact):
             # A bit an element says what ReLU's backward has to know, however coarsely the layer stores its input.
-            y = layer.convolved(bit_relu(z))
+            y = layer.convolved(bit_relu_(z) if self.own else bit_relu(z))
         else:
             y = layer.convolved(z, relu=self.relu)
-        return Signal(inner=y, flat=flat)
+        return Signal(inner=y, flat=flat, own=True)
 
     def plus(self, other: Signal, *, relu: bool, in_bits: bool = False) -> Signal:
         """The sum with another signal, then ReLU if `relu`; this one's norm is fused with it.
@@ -106,5 +112,10 @@ class Signal:
             return Signal(inner=self.norm.normalised(self.planes(), residual=residual, relu=relu), flat=self.flat)
         total = self.settled().planes() + residual
         if relu:
-            total = bit_relu(total) if in_bits else total.relu_()
+            total = bit_relu_(total) if in_bits else total.relu_()
         return Signal(inner=total, flat=self.flat)
+
+    def _rectified(self, x: Tensor) -> Tensor:
+        if not self.in_bits:
+            return torch.relu(x)
+        return bit_relu_(x) if self.own else bit_relu(x)
