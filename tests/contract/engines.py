@@ -47,7 +47,8 @@ def run_grpc(experiment: Experiment, *, folder: Path) -> Path:
             join: list[str | Path] = [*HEDGEROW, "join", address, "--data", experiment.data.name, "--once"]
             join += ["--partition", f"{k}/{clients}", "--state", folder / f"device-{k}"]
             device = class_of(experiment, k)
-            join += [] if device is None else ["--memory", device.memory]
+            # Simulated devices plan without what a device would measure.
+            join += [] if device is None else ["--memory", device.memory, "--no-measure"]
             devices.append(stack.enter_context(running(join, folder=folder, name=f"device-{k}")))
         until(
             lambda: server.poll() is not None or any(device.poll() for device in devices),

@@ -51,6 +51,18 @@ def test_the_options_of_the_command_line_are_frozen() -> None:
         for name, command in commands.items()
     }
     assert options == {
+        "compare": [
+            "--allow-different",
+            "--jobs",
+            "--line",
+            "--lines",
+            "--out",
+            "--recipes",
+            "--seeds",
+            "--set",
+            "--workers",
+            "experiment",
+        ],
         "coordinator": [
             "--data",
             "--data-path",
@@ -164,6 +176,7 @@ def test_the_options_of_the_command_line_are_frozen() -> None:
 def test_each_command_is_registered_by_its_own_side() -> None:
     found = {entry.name: entry.value for entry in entry_points(group="hedgerow.commands")}
     assert found == {
+        "compare": "hedgerow.server.commands.compare:compare",
         "coordinator": "hedgerow.server.commands.coordinator:coordinator",
         "doctor": "hedgerow.client.commands.doctor:doctor",
         "enrol": "hedgerow.server.commands.enrol:enrol",
@@ -181,7 +194,20 @@ def test_each_command_is_registered_by_its_own_side() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["simulate", "coordinator", "join", "doctor", "plan", "enrol", "status", "watch", "evict", "fetch", "export"],
+    [
+        "simulate",
+        "compare",
+        "coordinator",
+        "join",
+        "doctor",
+        "plan",
+        "enrol",
+        "status",
+        "watch",
+        "evict",
+        "fetch",
+        "export",
+    ],
 )
 def test_the_help_does_not_wait_for_torch_or_flower(command: str) -> None:
     code = (
@@ -223,6 +249,8 @@ def test_a_wheel_holds_all_four_folders(wheel: Path) -> None:
         "hedgerow/client/app.py",
         "hedgerow/config/recipes/hidenseek.toml",
         "hedgerow/server/report/report.html.j2",
+        "hedgerow/server/report/page.css",
+        "hedgerow/server/comparing/comparison.html.j2",
         "hedgerow/v1/payload_pb2.py",
         "hedgerow/v1/payload.proto",
         "hedgerow/v1/fleet_pb2_grpc.py",

@@ -2,7 +2,6 @@
 
 from hedgerow.sparse.folding import folded
 from hedgerow.sparse.growth import largest_gradients
-from hedgerow.sparse.top_k import TopK
 from hedgerow.sparse.kept_gradients import kept_gradients
 from hedgerow.sparse.layers import SignEstimator, SparseConv2d, SparseLayer, SparseLinear, SparseOther
 from hedgerow.sparse.network import (
@@ -20,6 +19,7 @@ from hedgerow.sparse.network import (
 )
 from hedgerow.sparse.path_cache import cache_folder
 from hedgerow.sparse.paths import LayerChoice, PathChoice, choose_paths
+from hedgerow.sparse.top_k import TopK
 
 __all__ = [
     "NATIVE_BELOW",

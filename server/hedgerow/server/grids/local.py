@@ -7,7 +7,6 @@ remember lies in a `StateStore` and travels to the worker with its message.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import Self
 from flwr.app import Message
 
 from hedgerow.server.grids.base import WaitingGrid
+from hedgerow.server.machine import cores
 from hedgerow.wire.flower import (
     assign_message_id,
     decode_message,
@@ -33,11 +33,6 @@ __all__ = ["FIRST_NODE", "LocalGrid"]
 
 FIRST_NODE = 2
 """Node of partition 0; Flower keeps 1 for the SuperLink."""
-
-
-def _cores() -> int:
-    # The cores that this process may use; where the system does not tell, all that there are.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(slots=True)
@@ -74,7 +69,7 @@ class LocalGrid(WaitingGrid):
         self._queue: deque[Message] = deque()
         self._inbox: dict[str, Message] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._count = min(clients, workers if workers is not None else _cores())
+        self._count = min(clients, workers if workers is not None else cores())
         self._workers: list[_Worker] = []
 
     def get_node_ids(self) -> Iterable[int]:

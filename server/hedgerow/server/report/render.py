@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from hedgerow.files import write_atomically
@@ -20,6 +18,7 @@ from hedgerow.server.report.computing import (
     unconverted_texts,
 )
 from hedgerow.server.report.mask_pictures import PITCH, STRIP, exchange_rows, mask_pictures, mask_text, selected
+from hedgerow.server.report.page import page_style, page_template
 from hedgerow.server.report.parts import part_rows, refused_text
 from hedgerow.server.report.plots import pictures
 from hedgerow.server.report.settings_text import settings_text
@@ -71,11 +70,10 @@ def write_report(
     Raises:
         RunError: the file cannot be written.
     """
-    # autoescape is what keeps a device's text from becoming markup; only our own SVG is passed as markup.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
+    template = page_template(__package__, "report.html.j2")
     failures, chosen = failure_rows(records), selected(records)
     page = template.render(
+        style=page_style(),
         title=title,
         facts=facts,
         rounds=len(records),

@@ -12,17 +12,19 @@ from xml.etree import ElementTree
 import matplotlib.style
 from matplotlib.figure import Figure
 
-__all__ = ["GRID", "INK", "MUTED", "PAPER", "SERIES", "drawing", "inline_svg"]
+__all__ = ["GRID", "INK", "MORE_SERIES", "MUTED", "PAPER", "SERIES", "drawing", "inline_svg"]
 
 # Matplotlib knows no CSS variables: each role is drawn in a colour that nothing else uses and replaced afterwards.
 INK, MUTED, GRID, PAPER = "#010203", "#010204", "#010205", "#010206"
 SERIES = ("#010211", "#010212", "#010213", "#010214")
+MORE_SERIES = ("#010215", "#010216", "#010217", "#010218")
+"""For pages with more lines, whose style says which colours they are."""
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--grid)",
     PAPER: "var(--card)",
-    **{colour: f"var(--c{number})" for number, colour in enumerate(SERIES, start=1)},
+    **{colour: f"var(--c{number})" for number, colour in enumerate((*SERIES, *MORE_SERIES), start=1)},
 }
 
 _STYLE = {
