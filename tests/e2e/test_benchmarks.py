@@ -199,7 +199,7 @@ def test_budgets_are_predicted_kept_to_and_trained_with(tmp_path: Path) -> None:
     assert all(isinstance(value, int | float) for value in figures.values())
     assert figures["prediction.worst"] >= figures["prediction.mean"] > 0
     assert figures["reading.conv4.step_bytes"] > 0
-    assert (figures["limit.conv4.survived"], figures["budget.missed"]) == (1, 0)
+    assert (figures["limit.conv4.survived"], figures["budget.missed"]) == (1, 0), done.stdout
     peaks = {line: figures[f"fedmef.digits.{line}.peak_bytes"] for line in ("rigl", "fedmef")}
     assert figures["fedmef.digits.less_memory"] == pytest.approx(1 - peaks["fedmef"] / peaks["rigl"])
     assert figures["fedmef.digits.less_memory"] > 0.2

@@ -22,6 +22,7 @@ from hedgerow.config import (
 )
 from hedgerow.ledger import Ledger, Plan, ledger, ledger_of, plan_of, trace, traced
 from hedgerow.models import build_model
+from hedgerow.models.standard import StandardConv2d, StandardLinear
 from hedgerow.native.library import status
 from hedgerow.pruning import Mask
 from hedgerow.sparse import Kernels
@@ -198,6 +199,23 @@ def test_a_model_is_not_changed_by_being_followed() -> None:
     assert model.training
     assert not model[0]._forward_hooks
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_layers_are_followed_without_reading_their_weights() -> None:
+    def layers(device: str) -> nn.Sequential:
+        with torch.device(device):
+            return nn.Sequential(
+                nn.Conv2d(3, 4, 3, stride=2, padding=1, groups=1, bias=False),
+                StandardConv2d(4, 6, (3, 2), padding="same", dilation=2),
+                nn.Flatten(),
+                nn.Linear(96, 5),
+                StandardLinear(5, 2),
+            )
+
+    # What is on the meta device has no values, so that nothing could be computed with it.
+    found = trace(layers("meta"), (3, 7, 7))
+    assert found == trace(layers("cpu"), (3, 7, 7))
+    assert found.elements == (147, 4 * 4 * 4, 6 * 4 * 4, 5, 2)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,15 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from hedgerow.models.standard import StandardConv2d, StandardLinear
 from hedgerow.pruning import prunable_tensors
 from hedgerow.sparse.kernels import Geometry
 
@@ -63,6 +66,9 @@ class Trace:
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     """Follows one sample of `input_shape`, (C, H, W), through `model`, which stays as it is.
 
+    Layers of torch's own and of ours give zeros of the right shape, so that no weight is read: of a hollow one that
+    would make a dense copy, in the memory of a device that asks what it has room for.
+
     >>> found = trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (4,))
     >>> [(call.name, call.kind, call.inputs, call.output) for call in found.calls], found.elements
     ([('0', 'weight', (0,), 1), ('1', 'relu', (1,), 2)], (4, 3, 3))
@@ -87,6 +93,8 @@ class _Recorder(TorchFunctionMode):
     def run(self, model: nn.Module, x: Tensor) -> Trace:
         model.eval()
         weights = {id(weight): name for name, weight in prunable_tensors(model).items()}
+        for module in model.modules():
+            _compute_shapes(module)
         with self._hooked(model, weights), torch.no_grad(), self:
             self._number(x)
             model(x)
@@ -183,6 +191,24 @@ class _Recorder(TorchFunctionMode):
             self._elements.append(tensor.numel())
             self._alive.append(tensor)
         return self._numbers[id(tensor)]
+
+
+def _compute_shapes(module: nn.Module) -> None:
+    """Lets a layer of a copy give zeros without reading its weight. One of another type may do more; it stays."""
+    if isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, StandardConv2d):
+        module.forward = partial(_convolved, module)  # type: ignore[method-assign]
+    elif isinstance(module, nn.Linear) and type(module) in (nn.Linear, StandardLinear):
+        module.forward = partial(_mapped, module)  # type: ignore[method-assign]
+
+
+def _convolved(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    # One channel of the input and one of the output have the whole shape in height and width.
+    one = F.conv2d(x[:, :1], x.new_zeros(1, 1, *layer.kernel_size), None, layer.stride, layer.padding, layer.dilation)
+    return one.new_zeros(one.shape[0], layer.out_channels, *one.shape[2:])
+
+
+def _mapped(layer: nn.Linear, x: Tensor) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], layer.out_features)
 
 
 def _kind(module: nn.Module, *, weighted: bool) -> Kind:
