@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 
 import pytest
@@ -125,6 +126,16 @@ def test_what_was_freed_before_a_phase_does_not_count_in_it() -> None:
             torch.empty(10)
 
     assert allocations(work)[1].phases == {"after": 40}
+
+
+def test_nothing_of_a_measurement_is_kept_until_garbage_is_collected() -> None:
+    gc.disable()
+    try:
+        allocations(lambda: torch.ones(3))
+        profilers = [one for one in gc.get_objects() if type(one) is torch.autograd.profiler.profile]
+        assert [one.kineto_results for one in profilers if one.kineto_results is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_a_client_trains_in_parts_and_says_so_in_its_memory() -> None:

@@ -100,6 +100,8 @@ def allocations(work: Callable[[], T]) -> tuple[T, Allocations]:
             changes.append((event.start_ns(), event.nbytes()))
         elif event.name().startswith(_PHASE):
             spans.append((event.start_ns(), event.start_ns() + event.duration_ns(), event.name()[len(_PHASE) :]))
+    # The profiler is part of a reference cycle, which would keep its events, some kB each, until that is found.
+    inner.kineto_results = None
     changes.sort(key=lambda change: change[0])
     phases: dict[str, int] = {}
     for start, end, name in spans:
