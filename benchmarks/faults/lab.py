@@ -13,8 +13,6 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import tomli_w
-
 from benchmarks.processes import HEDGEROW, Children, free_port, wait_until
 from hedgerow.config import Experiment, load_experiment
 from hedgerow.errors import RunError
@@ -73,9 +71,7 @@ class Lab:
         self._listen, self._grace = listen, grace
         self._data, self._seconds = data, seconds
         enrol(self.folder / "fleet", hosts=hosts, devices=[device_name(k) for k in range(DEVICES)])
-        (self.folder / "experiment.toml").write_text(
-            tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
-        )
+        (self.folder / "experiment.toml").write_bytes(experiment.toml())
         self.run = self.folder / "runs" / experiment.digest()
         self.coordinator: subprocess.Popen[bytes] | None = None
         self.devices: dict[int, subprocess.Popen[bytes]] = {}

@@ -139,7 +139,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _written(experiment: Experiment, folder: Path) -> Path:
     path = folder / "experiment.toml"
-    path.write_text(tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True)))
+    path.write_bytes(experiment.toml())
     return path
 
 

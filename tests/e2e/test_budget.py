@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import tomli_w
 
 from hedgerow.config import Experiment, load_experiment, parse_override
 from hedgerow.telemetry import read_records
@@ -43,7 +42,7 @@ def experiment_for(clients: int) -> Experiment:
 
 def written(experiment: Experiment, folder: Path) -> Path:
     path = folder / "experiment.toml"
-    path.write_text(tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True)))
+    path.write_bytes(experiment.toml())
     return path
 
 

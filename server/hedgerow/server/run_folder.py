@@ -19,20 +19,17 @@ killed at any moment goes on with the round after the last checkpoint.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import IO
-
-import tomli_w
 
 from hedgerow.config import Experiment
 from hedgerow.errors import RunError
 from hedgerow.files import write_atomically
+from hedgerow.files.locks import FolderLock
 from hedgerow.server.checkpoint import checkpoint_bytes, read_checkpoint
 from hedgerow.server.history import FolderHistory
 from hedgerow.server.state import RoundState
@@ -51,18 +48,14 @@ class RunFolder:
     def __init__(self, out: Path, experiment: Experiment) -> None:
         self.experiment = experiment
         self.path = out / experiment.digest()
-        self._lock: IO[str] | None = None
+        self._lock: FolderLock | None = None
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = FolderLock(self.path)
             # Of a process that was killed while it wrote: nobody else writes here.
             for leftover in (*self.path.glob(".*.new"), *self.path.glob("versions/.*.new")):
                 leftover.unlink()
-            settings = {"recipe": experiment.recipe, **experiment.model_dump(mode="json", exclude_none=True)}
-            write_atomically(self.path / "experiment.toml", tomli_w.dumps(settings).encode())
+            write_atomically(self.path / "experiment.toml", experiment.toml())
         except BlockingIOError:
-            self.close()
             raise RunError(f"{self.path}: another process runs this experiment; wait for it or end it") from None
         except RunError:
             self.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import tomli_w
 from pydantic import model_validator
 
 from hedgerow.config.axes import Axes
@@ -37,3 +38,7 @@ class Experiment(Axes):
         """
         identity = self.model_dump(mode="json", exclude_defaults=True, exclude={"recipe"})
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    def toml(self) -> bytes:
+        """All settings as an experiment file, but for those that are None; `load_experiment` reads it back."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True)).encode()

@@ -13,7 +13,6 @@ A reply's file is the digest of its body, then the body.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -22,10 +21,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from hedgerow.errors import RunError
 from hedgerow.files import write_atomically
+from hedgerow.files.locks import FolderLock
 from hedgerow.wire.states import StateStore
 
 __all__ = ["DeviceFolder", "Kept", "RunStore"]
@@ -111,19 +110,14 @@ class DeviceFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = (path / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = FolderLock(path, mode=0o700)
         except BlockingIOError:
-            self.close()
             raise RunError(
                 f"{path}: another process has joined with this state folder; end it, or give this one a --state "
                 f"folder of its own"
             ) from None
         except OSError as error:
-            self.close()
             raise RunError(f"{path}: cannot be written ({error.strerror}); choose another --state folder") from None
 
     def unacknowledged(self) -> list[str]:
@@ -152,9 +146,7 @@ class DeviceFolder:
 
     def close(self) -> None:
         """Lets others use the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def _folder(self, run: str) -> Path:
         # The name comes from the coordinator, and must not lead out of this folder.

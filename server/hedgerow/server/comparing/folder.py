@@ -15,16 +15,14 @@ A run is found again by the digest of its experiment, so a changed setting never
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
-
-import tomli_w
+from typing import Literal
 
 from hedgerow.errors import RunError
 from hedgerow.files import write_atomically
+from hedgerow.files.locks import FolderLock
 from hedgerow.server.comparing.plan import Run
 from hedgerow.telemetry import RoundRecord, read_records
 from hedgerow.units import clean_text
@@ -62,31 +60,23 @@ class ComparisonFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = FolderLock(path)
         except BlockingIOError:
-            self.close()
             raise RunError(
                 f"{path}: another process is at this comparison, or its runs are just ending; wait for it or end it"
             ) from None
         except OSError as error:
-            self.close()
             raise RunError(f"{path}: cannot be written: {error}") from None
 
     @property
     def lock(self) -> int:
         """The descriptor of the lock. A run that has it too keeps the folder locked until it has ended."""
-        assert self._lock is not None
-        return self._lock.fileno()
+        return self._lock.descriptor
 
     def close(self) -> None:
         """Lets others open it."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def __enter__(self) -> ComparisonFolder:
         return self
@@ -115,8 +105,7 @@ class ComparisonFolder:
             RunError: it cannot be written.
         """
         path = self.place(run) / f"{run.experiment.digest()}.toml"
-        settings = {"recipe": run.experiment.recipe, **run.experiment.model_dump(mode="json", exclude_none=True)}
-        write_atomically(path, tomli_w.dumps(settings).encode())
+        write_atomically(path, run.experiment.toml())
         return path
 
     def found(self, run: Run, *, reason: str | None = None) -> Found:
