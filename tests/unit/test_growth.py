@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from hedgerow.activations import Activations, Exact, Packed
 from hedgerow.client.growth import growth_bytes, largest
 from hedgerow.codec import Floats, Growth
 from hedgerow.config import AggregationSettings, Experiment, SignSettings, WireSettings
@@ -272,6 +274,38 @@ def test_a_loss_that_is_not_finite_is_refused() -> None:
         largest_gradients(network.module, {"weight": 3}, lambda: network.module(x).sum() * float("nan"))
     with pytest.raises(TrainingError, match="not finite though the loss is"):
         largest_gradients(network.module, {"weight": 3}, lambda: network.module(x).nan_to_num(0).sum())
+
+
+@dataclass
+class Recording:
+    """Stores as `Exact` does, and remembers what."""
+
+    shapes: list[torch.Size] = field(default_factory=list)
+
+    def pack(self, x: Tensor) -> Packed:
+        self.shapes.append(x.shape)
+        return Exact().pack(x)
+
+    def reseed(self, seed: int) -> None:
+        """Draws nothing."""
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_inputs_are_stored_as_in_training_behind_layers_that_are_not_asked_too(kernels: Kernels) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(32, 2))
+    storage = Recording()
+    network = Weights().network(model, random_mask(model), kernels=kernels, storage=Activations(inputs=storage))
+    images = torch.rand(8, 1, 8, 8)
+
+    def stored(name: str) -> list[torch.Size]:
+        storage.shapes.clear()
+        largest_gradients(network.module, {name: 3}, lambda: network.module(images).sum())
+        return list(storage.shapes)
+
+    behind = stored("1.weight")
+    assert behind[0] == torch.Size((8, 4, 6, 6))
+    # The batch is the caller's.
+    assert torch.Size((8, 1, 8, 8)) not in stored("0.weight") + behind
 
 
 def test_an_input_that_is_changed_behind_a_layer_does_not_pass_unseen() -> None:

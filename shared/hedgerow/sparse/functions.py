@@ -52,6 +52,10 @@ class Statistics:
 class Watch(Protocol):
     """Who is shown what the gradient of a layer's weight is made of, in place of the gradient of the kept ones."""
 
+    def stores(self, z: Tensor) -> bool:
+        """Whether the layer's input is stored as in training, and is not the batch, which the caller holds anyway."""
+        ...
+
     def ran(self, output: Tensor, *, again: bool) -> None:
         """The layer has run forward: its output as planes, and whether it will run `again` in the backward."""
         ...

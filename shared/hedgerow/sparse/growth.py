@@ -86,6 +86,7 @@ def largest_gradients(
         module.train()
         handles = [one.layer.register_forward_hook(one.tap) for one in asked.values() if one.layer.path == "dense"]
         handles += _spread_hooks(module, asked.values()) if relative else []
+        handles.append(module.register_forward_pre_hook(partial(_tell_batch, list(asked.values()))))
         for one in asked.values():
             # A hooked layer would be kept apart from the norm and ReLU before it.
             one.layer.watch = one if one.layer.path == "native" else None
@@ -111,6 +112,11 @@ def largest_gradients(
     nothing = TopK(0)
     # Each buffer goes when its result is there.
     return {name: (asked.pop(name).top if name in asked else nothing).result() for name in counts}
+
+
+def _tell_batch(asked: Iterable[_Asked], _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    for one in asked:
+        one.batch = arguments[0].numel()
 
 
 def _spread_hooks(module: nn.Module, asked: Iterable[_Asked]) -> list[RemovableHandle]:
@@ -168,6 +174,8 @@ class _Asked:
     """(outputs,) what each output's gradients are multiplied by."""
     output: weakref.ref[Tensor] | None = None
     """Of the last run."""
+    batch: int = 0
+    """Elements of what the network was run on."""
 
     def tap(self, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A forward hook."""
@@ -180,11 +188,15 @@ class _Asked:
         # A view cannot be changed in place here and later once more.
         output = output.clone() if output._is_view() else output
         x = arguments[0]
-        # What nobody wants the gradient of is the batch, which the caller holds anyway.
-        storage = self.layer.activations.inputs if x.requires_grad and x.dim() >= 2 else Exact()
+        storage = self.layer.activations.inputs if self.stores(x) and x.dim() >= 2 else Exact()
         output = cast(Tensor, _Tap.apply(output, x.detach(), anchor, storage, self.take))  # type: ignore[no-untyped-call]  # torch does not type it
         self.output = weakref.ref(output) if self.relative else None
         return output
+
+    def stores(self, z: Tensor) -> bool:
+        """See `hedgerow.sparse.functions.Watch`."""
+        # Nobody wants the gradient of the batch, nor here of what layers make of it that were not asked.
+        return z.requires_grad or z.numel() != self.batch
 
     def ran(self, output: Tensor, *, again: bool) -> None:
         """See `hedgerow.sparse.functions.Watch`."""

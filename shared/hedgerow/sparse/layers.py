@@ -100,10 +100,10 @@ class KernelLayer(nn.Module):
         relu: bool = False,
     ) -> Tensor:
         """Planes to planes on the native path, after a norm and ReLU that may precede it (see `functions.convolve`)."""
-        # What nobody wants the gradient of is the batch, which the caller holds anyway.
-        activations = self.activations if z.requires_grad else Activations()
         values, magnitude = self._operand()
         watch, saving = self.watch, torch.is_grad_enabled()
+        # What nobody wants the gradient of is the batch in training, which the caller holds anyway.
+        stores = z.requires_grad if watch is None else watch.stores(z)
         if watch is not None:
             # Something has to want a gradient, or autograd would not come by.
             values = values.detach().requires_grad_()
@@ -114,7 +114,7 @@ class KernelLayer(nn.Module):
             estimator=self.estimator,
             statistics=statistics,
             relu=relu,
-            activations=activations,
+            activations=self.activations if stores else Activations(),
             saving=saving,
             watch=watch,
         )
