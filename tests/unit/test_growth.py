@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hedgerow.activations import Activations, Exact, Packed
-from hedgerow.client.growth import growth_bytes, largest
+from hedgerow.client.growth import GrowthBatch, growth_bytes, largest
 from hedgerow.codec import Floats, Growth
 from hedgerow.config import AggregationSettings, Experiment, SignSettings, WireSettings
 from hedgerow.data import Dataset, Samples
@@ -559,16 +559,8 @@ def answered(experiment: Experiment, *, growth: tuple[Growth, ...], mask: Mask, 
     network = Weights().network(model, mask)
     write_vector(network.kept, kept)
     write_vector(network.floats, read_vector(float_tensors(model)))
-    found = largest(
-        network,
-        mask,
-        growth=growth,
-        samples=data.train,
-        dataset=data,
-        experiment=experiment,
-        round=round,
-        client=0,
-    )
+    batch = GrowthBatch.of(data.train, dataset=data, experiment=experiment, round=round, client=0)
+    found = largest(network, mask, growth=growth, batch=batch, experiment=experiment)
     return found.section.data
 
 

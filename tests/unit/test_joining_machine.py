@@ -9,7 +9,6 @@ import pytest
 
 from hedgerow.client.joining.machine import (
     MAX_NAME,
-    cores,
     default_budget,
     default_name,
     memory_bytes,
@@ -17,6 +16,7 @@ from hedgerow.client.joining.machine import (
     software,
 )
 from hedgerow.errors import ConfigError
+from hedgerow.machine import cores
 from hedgerow.units import parse_bytes
 
 

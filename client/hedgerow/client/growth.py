@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +20,9 @@ from hedgerow.seeds import numpy_generator
 from hedgerow.sparse import KeptNetwork, kept_gradients, largest_gradients
 from hedgerow.telemetry.memory import allocations
 
-__all__ = ["Grown", "GrowthBytes", "gradients_of", "growth_bytes", "kept_gradients_of", "largest"]
+__all__ = ["Grown", "GrowthBatch", "GrowthBytes", "gradients_of", "growth_bytes", "kept_gradients_of", "largest"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,60 +55,83 @@ class GrowthBytes:
     own: int
 
 
+@dataclass(frozen=True, slots=True)
+class GrowthBatch:
+    """The one batch that a device finds gradients on.
+
+    Attributes:
+        images: (N, C, H, W) float32, normalised.
+        labels: (N,) int64.
+        half: whether layers compute in bfloat16, as they do in training with `training.precision = "bf16"`.
+        relative: whether gradients of pruned weights are multiplied by what a batch norm divides by (see
+            `largest_gradients`).
+    """
+
+    images: Tensor
+    labels: Tensor
+    half: bool = False
+    relative: bool = False
+
+    @classmethod
+    def of(cls, samples: Samples, *, dataset: Dataset, experiment: Experiment, round: int, client: int) -> Self:
+        """Samples of a device, drawn anew for each request.
+
+        They are `adjustment.batch_size`, or as many as went through the network at once in training.
+
+        Args:
+            samples: the client's own, at least 2.
+            dataset: tells how images are normalised.
+            experiment: the settings.
+            round: the request's.
+            client: decides, with the round, which samples.
+        """
+        training, adjustment = experiment.training, experiment.adjustment
+        at_once = training.batch_size if training.micro_batch is None else training.micro_batch
+        order = numpy_generator(experiment.seed, "growth", round, client).permutation(len(samples))
+        drawn = order[: adjustment.batch_size or at_once]
+        return cls(
+            images=dataset.normalised(samples.images[drawn]),
+            labels=torch.from_numpy(samples.labels[drawn]),
+            half=training.precision == "bf16",
+            relative=adjustment.relative,
+        )
+
+    def loss_of(self, module: nn.Module) -> Tensor:
+        """(), the mean loss of `module` on it."""
+        inputs = self.images.contiguous(memory_format=torch.channels_last) if self.half else self.images
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            outputs = module(inputs)
+        return F.cross_entropy(outputs.float(), self.labels)
+
+
 def largest(
-    network: KeptNetwork,
-    mask: Mask,
-    *,
-    growth: Sequence[Growth],
-    samples: Samples,
-    dataset: Dataset,
-    experiment: Experiment,
-    round: int,
-    client: int,
+    network: KeptNetwork, mask: Mask, *, growth: Sequence[Growth], batch: GrowthBatch, experiment: Experiment
 ) -> Grown:
     """What answers a request for gradients, after training.
 
-    They are those of one batch, drawn anew from the device's samples: of `adjustment.batch_size`, or of as many as went
-    through the network at once in training. With `adjustment.criterion = "gradient"` it has those of the kept weights
-    too, of the same batch, by a pass of their own.
+    With `adjustment.criterion = "gradient"` it has those of the kept weights too, of the same batch, by a pass of their
+    own.
 
     Args:
         network: with the values at which the gradients are asked for; it comes out as it went in.
         mask: what is kept of it.
         growth: what the request asks for, as it came from the network.
-        samples: the client's own, at least 2.
-        dataset: tells how images are normalised.
+        batch: the device's.
         experiment: the settings.
-        round: the request's.
-        client: decides, with the round, which samples.
 
     Raises:
         PayloadError: the request asks for what there is not.
         TrainingError: the loss or a gradient is not finite.
     """
-    counts = asked_counts(growth, mask=mask)
-    found, peak = gradients_of(
-        network, counts, samples=samples, dataset=dataset, experiment=experiment, round=round, client=client
-    )
+    found, peak = gradients_of(network, asked_counts(growth, mask=mask), batch=batch)
     section = growth_section(found, mask=mask, growth=growth, wire=experiment.wire)
     if experiment.adjustment.criterion == "magnitude":
         return Grown(section, peak)
-    own, most = kept_gradients_of(
-        network, samples=samples, dataset=dataset, experiment=experiment, round=round, client=client
-    )
+    own, most = kept_gradients_of(network, batch=batch)
     return Grown(section, max(peak, most), kept=kept_gradients_section(own, wire=experiment.wire))
 
 
-def gradients_of(
-    network: KeptNetwork,
-    counts: Mapping[str, int],
-    *,
-    samples: Samples,
-    dataset: Dataset,
-    experiment: Experiment,
-    round: int,
-    client: int,
-) -> tuple[Gradients, int]:
+def gradients_of(network: KeptNetwork, counts: Mapping[str, int], *, batch: GrowthBatch) -> tuple[Gradients, int]:
     """The largest gradients themselves, and the measured peak of what torch held to find them; see `largest`.
 
     Inside `hedgerow.telemetry.memory.unmeasured` the peak is 0.
@@ -113,36 +139,21 @@ def gradients_of(
     Args:
         network: as there.
         counts: how many of each tensor that is asked for some.
-        samples: the client's own, at least 2.
-        dataset: tells how images are normalised.
-        experiment: the settings.
-        round: the request's.
-        client: decides, with the round, which samples.
+        batch: as there.
 
     Raises:
         TrainingError: the loss or a gradient is not finite.
     """
-    batch = _batch(len(samples), experiment, generator=numpy_generator(experiment.seed, "growth", round, client))
-    images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
-    loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
-    relative = experiment.adjustment.relative
-    found, taken = allocations(lambda: largest_gradients(network.module, counts, loss, relative=relative))
-    held = sum(t.numel() * t.element_size() for t in (*network.module.parameters(), *network.module.buffers()))
-    return found, held + taken.peak if taken.peak else 0
+    loss = partial(batch.loss_of, network.module)
+    return _measured(network, lambda: largest_gradients(network.module, counts, loss, relative=batch.relative))
 
 
-def kept_gradients_of(
-    network: KeptNetwork, *, samples: Samples, dataset: Dataset, experiment: Experiment, round: int, client: int
-) -> tuple[Floats, int]:
-    """The gradients of the kept weights on the batch of `gradients_of`, and the measured peak as there.
+def kept_gradients_of(network: KeptNetwork, *, batch: GrowthBatch) -> tuple[Floats, int]:
+    """The gradients of the kept weights, and the measured peak as in `gradients_of`.
 
     Args:
         network: as there.
-        samples: the client's own, at least 2.
-        dataset: tells how images are normalised.
-        experiment: the settings.
-        round: the request's.
-        client: decides, with the round, which samples.
+        batch: as there.
 
     Returns:
         (kept,) float32, in the mask's order; and bytes.
@@ -150,12 +161,7 @@ def kept_gradients_of(
     Raises:
         TrainingError: the loss or a gradient is not finite.
     """
-    batch = _batch(len(samples), experiment, generator=numpy_generator(experiment.seed, "growth", round, client))
-    images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
-    loss = _loss(network.module, images, labels, half=experiment.training.precision == "bf16")
-    found, taken = allocations(lambda: kept_gradients(network, loss))
-    held = sum(t.numel() * t.element_size() for t in (*network.module.parameters(), *network.module.buffers()))
-    return found, held + taken.peak if taken.peak else 0
+    return _measured(network, lambda: kept_gradients(network, partial(batch.loss_of, network.module)))
 
 
 def growth_bytes(network: KeptNetwork, images: Tensor, labels: Tensor, *, counts: dict[str, int]) -> GrowthBytes:
@@ -167,7 +173,7 @@ def growth_bytes(network: KeptNetwork, images: Tensor, labels: Tensor, *, counts
         labels: (N,) int64.
         counts: how many gradients of each tensor.
     """
-    loss = _loss(network.module, images, labels, half=False)
+    loss = partial(GrowthBatch(images, labels).loss_of, network.module)
     # With buffers of nothing it is the same pass, and no piece is computed.
     nothing = dict.fromkeys(counts, 0)
     largest_gradients(network.module, nothing, loss)
@@ -177,18 +183,8 @@ def growth_bytes(network: KeptNetwork, images: Tensor, labels: Tensor, *, counts
     return GrowthBytes(plain=plain.peak, whole=whole.peak, own=own)
 
 
-def _batch(count: int, experiment: Experiment, *, generator: np.random.Generator) -> np.ndarray:
-    training = experiment.training
-    at_once = training.batch_size if training.micro_batch is None else training.micro_batch
-    size = experiment.adjustment.batch_size or at_once
-    return generator.permutation(count)[:size]
-
-
-def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, half: bool) -> Callable[[], Tensor]:
-    def loss() -> Tensor:
-        inputs = images.contiguous(memory_format=torch.channels_last) if half else images
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            outputs = module(inputs)
-        return F.cross_entropy(outputs.float(), labels)
-
-    return loss
+def _measured(network: KeptNetwork, work: Callable[[], T]) -> tuple[T, int]:
+    """What `work` finds, and the measured peak of what torch held meanwhile: `network`, and what it allocated."""
+    found, taken = allocations(work)
+    held = sum(t.numel() * t.element_size() for t in (*network.module.parameters(), *network.module.buffers()))
+    return found, held + taken.peak if taken.peak else 0

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hedgerow.client.growth import gradients_of
+from hedgerow.client.growth import GrowthBatch, gradients_of
 from hedgerow.codec import Floats, Growth
-from hedgerow.config import Experiment
-from hedgerow.data import Dataset, Samples
 from hedgerow.exchange import asked_counts
 from hedgerow.pruning import Mask, Moves, adjusted
 from hedgerow.representation import Representation, Said
@@ -68,11 +66,7 @@ def own_mask(
     *,
     growth: Sequence[Growth],
     representation: Representation,
-    samples: Samples,
-    dataset: Dataset,
-    experiment: Experiment,
-    round: int,
-    client: int,
+    batch: GrowthBatch,
 ) -> OwnMask:
     """Prunes a device's smallest weights, and lets as many grow where its own gradients are the largest.
 
@@ -81,20 +75,14 @@ def own_mask(
         sent: the mask of the request.
         growth: how many weights of each tensor, as it came from the network.
         representation: says which weights matter least, and what a weight grows at.
-        samples: the client's own, at least 2.
-        dataset: tells how images are normalised.
-        experiment: the settings.
-        round: the request's.
-        client: decides, with the round, which samples.
+        batch: the device's.
 
     Raises:
         PayloadError: the request asks for what there is not.
         TrainingError: the loss or a gradient is not finite.
     """
     counts = asked_counts(growth, mask=sent)
-    found, peak = gradients_of(
-        network, counts, samples=samples, dataset=dataset, experiment=experiment, round=round, client=client
-    )
+    found, peak = gradients_of(network, counts, batch=batch)
     kept, floats = read_vector(network.kept), read_vector(network.floats)
     mask = adjusted(sent, scores=representation.drop_scores(kept), gradients=found, goes=counts, comes=counts)
     moves = Moves.between(sent, mask)

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hedgerow.client.joining.machine import cores, memory_bytes
+from hedgerow.client.joining.machine import memory_bytes
+from hedgerow.machine import cores
 from hedgerow.native.build import compiler
 from hedgerow.native.library import Status, status
 from hedgerow.units import bytes_text

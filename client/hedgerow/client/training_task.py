@@ -11,7 +11,7 @@ import torch
 
 from hedgerow.client.building import Builder, Built
 from hedgerow.client.extrusion import Extrusion
-from hedgerow.client.growth import Grown, largest
+from hedgerow.client.growth import Grown, GrowthBatch, largest
 from hedgerow.client.memory import ClientState, Memories
 from hedgerow.client.planning import Room
 from hedgerow.client.readjusting import OwnMask, first_steps, own_mask
@@ -157,11 +157,7 @@ class TrainingTask:
             memories.read_mask(self.header),
             growth=self.header.growth,
             representation=self.builder.exchange.representation,
-            samples=self.samples,
-            dataset=self.dataset,
-            experiment=built.experiment,
-            round=self.header.round,
-            client=self.client,
+            batch=self._growth_batch(),
         )
 
     def _extrusion(self, version: Version, *, layers: Sequence[int]) -> Extrusion | None:
@@ -187,9 +183,15 @@ class TrainingTask:
             built.client.network,
             memories.read_mask(self.header),
             growth=self.header.growth,
-            samples=self.samples,
-            dataset=self.dataset,
+            batch=self._growth_batch(),
             experiment=built.experiment,
+        )
+
+    def _growth_batch(self) -> GrowthBatch:
+        return GrowthBatch.of(
+            self.samples,
+            dataset=self.dataset,
+            experiment=self._built.experiment,
             round=self.header.round,
             client=self.client,
         )

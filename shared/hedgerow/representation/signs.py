@@ -19,7 +19,6 @@ from hedgerow.activations import Activations
 from hedgerow.codec import (
     SEED_BYTES,
     Bits,
-    Context,
     Floats,
     Levels,
     PackedBits,
@@ -29,7 +28,6 @@ from hedgerow.codec import (
     binary_entropy_bytes,
     bits_entropy,
     drawn_section,
-    layer_context,
     levels_entropy,
     levels_section,
     plain_bits_section,
@@ -46,10 +44,11 @@ from hedgerow.privacy import Draw, randomised, unbiased
 from hedgerow.pruning import Mask
 from hedgerow.representation.base import Heard, Published, Representation, Said
 from hedgerow.representation.drift import ternary
+from hedgerow.representation.levels import LevelCoder
 from hedgerow.sparse import KeptNetwork, Kernels, gather_kept, sparsify
 from hedgerow.v1 import payload_pb2 as pb
 
-__all__ = ["Signs", "dequantised", "layer_magnitudes", "quantised"]
+__all__ = ["Signs", "layer_magnitudes"]
 
 _TIE = np.float32(1024)
 _BEYOND_ZERO = 1.01
@@ -69,7 +68,7 @@ class Signs(Representation):
     @property
     def has_deltas(self) -> bool:
         """Levels, or signs, are told given those of the base."""
-        return self.wire.coder != "plain"
+        return self._coder.has_deltas
 
     def initial(self, weights: dict[str, Tensor], mask: Mask) -> Floats:
         """θ = ±initial_vote, with the signs of the weights at initialization."""
@@ -80,7 +79,7 @@ class Signs(Representation):
         """(kept,) levels of θ, or with `vote` its signs, 1 = positive."""
         if self.aggregation.signs == "vote":
             return (state >= 0).astype(np.uint8)
-        return quantised(state, levels=self.aggregation.levels)
+        return self._coder.publish(state)
 
     def drop_scores(self, state: Floats, *, mean: Floats | None = None) -> Floats:
         """How sure the clients are of a sign: |θ| over all rounds, |mean vote| in this one, or the larger of both.
@@ -111,28 +110,24 @@ class Signs(Representation):
         if self.aggregation.signs == "vote":
             started: Floats = np.float32(self.settings.initial_vote) * _to_signs(published > 0)
             return started
-        return dequantised(published, levels=self.aggregation.levels)
+        return self._coder.start(published)
 
     def encode(self, published: Published, *, base: Published | None, layers: Sequence[int]) -> Section:
         """Levels given the base's levels; with `vote` the signs, or their flips from the base's."""
-        if self.aggregation.signs == "vote":
-            bits = PackedBits.from_bools(published > 0)
-            if self.wire.coder == "plain":
-                return plain_bits_section(pb.KIND_SIGNS, bits)
-            if base is None:
-                return signs_section(pb.KIND_SIGNS, bits, groups=layers)
-            return signs_section(pb.KIND_FLIPS, bits.xor(PackedBits.from_bools(base > 0)), groups=layers)
-        levels = self.aggregation.levels
+        if self.aggregation.signs != "vote":
+            return self._coder.encode(published, base=base, layers=layers)
+        bits = PackedBits.from_bools(published > 0)
         if self.wire.coder == "plain":
-            return plain_levels_section(pb.KIND_VOTES, published, alphabet=levels)
-        return levels_section(pb.KIND_VOTES, published, alphabet=levels, contexts=self._contexts(base, layers))
+            return plain_bits_section(pb.KIND_SIGNS, bits)
+        if base is None:
+            return signs_section(pb.KIND_SIGNS, bits, groups=layers)
+        return signs_section(pb.KIND_FLIPS, bits.xor(PackedBits.from_bools(base > 0)), groups=layers)
 
     def decode(self, sections: Sections, *, base: Published | None, layers: Sequence[int]) -> Levels:
         """What `publish` gave."""
-        kept = sum(layers)
         if self.aggregation.signs != "vote":
-            levels, contexts = self.aggregation.levels, self._contexts(base, layers)
-            return read_levels(sections, pb.KIND_VOTES, kept, alphabet=levels, contexts=contexts)
+            return self._coder.decode(sections, base=base, layers=layers)
+        kept = sum(layers)
         if pb.KIND_FLIPS not in sections:
             return read_signs(sections, pb.KIND_SIGNS, kept, groups=layers).to_bools().astype(np.uint8)
         if base is None:
@@ -188,7 +183,8 @@ class Signs(Representation):
         if kind == pb.KIND_DRIFT:
             if self.wire.coder == "plain":
                 return Said(plain_levels_section(kind, votes, alphabet=3))
-            return Said(levels_section(kind, votes, alphabet=3, contexts=self._contexts(published, layers)))
+            contexts = self._coder.contexts(published, layers=layers)
+            return Said(levels_section(kind, votes, alphabet=3, contexts=contexts))
         if self._draws_voters:
             seed = generator.bytes(SEED_BYTES)
             speaks = seeded_positions(seed, votes.size, drop=self.settings.abstain)
@@ -198,12 +194,13 @@ class Signs(Representation):
         if kind == pb.KIND_FLIPS:
             # How sure the last vote was tells how likely a flip is.
             flips = votes ^ (start >= 0).astype(np.uint8)
-            return Said(levels_section(kind, flips, alphabet=2, contexts=self._contexts(published, layers)))
+            contexts = self._coder.contexts(published, layers=layers)
+            return Said(levels_section(kind, flips, alphabet=2, contexts=contexts))
         return Said(signs_section(kind, PackedBits.from_bools(votes > 0), groups=layers))
 
     def read_reply(self, sections: Sections, *, published: Published, layers: Sequence[int]) -> Heard:
         """The votes of one client."""
-        kept, contexts = sum(layers), self._contexts(published, layers)
+        kept, contexts = sum(layers), self._coder.contexts(published, layers=layers)
         if self._kind() == pb.KIND_DRIFT:
             symbols = read_levels(sections, pb.KIND_DRIFT, kept, alphabet=3, contexts=contexts)
             return Heard(Votes.from_ternary(symbols), levels_entropy(sections[pb.KIND_DRIFT].coded, symbols, contexts))
@@ -254,6 +251,10 @@ class Signs(Representation):
         return weights
 
     @property
+    def _coder(self) -> LevelCoder:
+        return LevelCoder(2 if self.aggregation.signs == "vote" else self.aggregation.levels, self.wire)
+
+    @property
     def _draws_voters(self) -> bool:
         return self.settings.abstain > 0 and self.settings.voters == "random"
 
@@ -264,10 +265,6 @@ class Signs(Representation):
 
     def _alphabet(self) -> int:
         return 3 if self._kind() == pb.KIND_DRIFT else 2
-
-    def _contexts(self, known: Published | None, layers: Sequence[int]) -> list[Context]:
-        size = 2 if self.aggregation.signs == "vote" else self.aggregation.levels
-        return [*([] if known is None else [Context(known, size)]), layer_context(layers)]
 
 
 def layer_magnitudes(model: nn.Module, mask: Mask, *, kind: str) -> dict[str, Tensor]:
@@ -284,28 +281,6 @@ def layer_magnitudes(model: nn.Module, mask: Mask, *, kind: str) -> dict[str, Te
         return {name: weights[name].detach().flatten().index_select(0, mask.kept_index(name)).abs() for name in mask}
     fan_in = {name: kept / mask.shapes[name][0] for name, kept in mask.layer_kept().items()}
     return {name: torch.tensor(math.sqrt(2 / max(fan, 1.0))) for name, fan in fan_in.items()}
-
-
-def quantised(theta: Floats, *, levels: int) -> Levels:
-    """Uniform quantiser of [-1, 1]: the nearest of `levels` symbols. With an even number of levels signs are kept.
-
-    >>> quantised(np.array([-1, -0.1, 0.1, 1], dtype=np.float32), levels=4).tolist()
-    [0, 1, 2, 3]
-    """
-    # Levels lie at half steps around 0 when their number is even. Rounding is never across 0 then, as it would be with
-    # rint(theta + 1), and a split vote, 0, reads as +1 like everywhere else.
-    steps = theta * np.float32((levels - 1) / 2) + np.float32(0.5 * (levels % 2))
-    symbols: Levels = (np.floor(steps) + levels // 2).astype(np.uint8)
-    return symbols
-
-
-def dequantised(symbols: Levels, *, levels: int) -> Floats:
-    """The values that symbols stand for.
-
-    >>> dequantised(np.array([0, 3], dtype=np.uint8), levels=4).tolist()
-    [-1.0, 1.0]
-    """
-    return symbols.astype(np.float32) * np.float32(2 / (levels - 1)) - np.float32(1)
 
 
 def _to_signs(positive: Bits) -> Floats:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from hedgerow.activations import Activations
 from hedgerow.codec import (
     Bits,
-    Context,
     Floats,
     Levels,
     PackedBits,
@@ -29,11 +28,9 @@ from hedgerow.codec import (
     Votes,
     bits_entropy,
     expected,
-    layer_context,
     levels_entropy,
     levels_section,
     plain_bits_section,
-    plain_levels_section,
     read_levels,
     read_signs,
 )
@@ -41,7 +38,8 @@ from hedgerow.config import AggregationSettings, PrivacySettings, SupermaskSetti
 from hedgerow.privacy import Draw, randomised, unbiased
 from hedgerow.pruning import Mask
 from hedgerow.representation.base import Heard, Published, Representation, Said
-from hedgerow.representation.signs import dequantised, layer_magnitudes, quantised
+from hedgerow.representation.levels import LevelCoder
+from hedgerow.representation.signs import layer_magnitudes
 from hedgerow.seeds import numpy_generator
 from hedgerow.sparse import KeptNetwork, Kernels, sparsify
 from hedgerow.v1 import payload_pb2 as pb
@@ -74,7 +72,7 @@ class Supermasks(Representation):
     @property
     def has_deltas(self) -> bool:
         """Levels are told given those of the base."""
-        return self.wire.coder != "plain"
+        return self._coder.has_deltas
 
     def initial(self, weights: dict[str, Tensor], mask: Mask) -> Floats:
         """θ = 1/2, of which nothing is known yet."""
@@ -82,7 +80,7 @@ class Supermasks(Representation):
 
     def publish(self, state: Floats) -> Levels:
         """(kept,) levels of θ, uniform over [0, 1]."""
-        return quantised(2 * state - 1, levels=self.aggregation.levels)
+        return self._coder.publish(2 * state - 1)
 
     def drop_scores(self, state: Floats, *, mean: Floats | None = None) -> Floats:
         """θ."""
@@ -94,22 +92,18 @@ class Supermasks(Representation):
 
     def start(self, published: Published) -> Floats:
         """The scores logit(θ) = log(θ / (1 - θ)) of the θ that levels stand for, but at least 0.01 from 0 and 1."""
-        theta = _probabilities(published, levels=self.aggregation.levels)
+        theta = (self._coder.start(published) + np.float32(1)) / np.float32(2)
         theta = np.clip(theta, _EDGE, 1 - _EDGE)
         scores: Floats = np.log(theta / (1 - theta))
         return scores
 
     def encode(self, published: Published, *, base: Published | None, layers: Sequence[int]) -> Section:
         """Levels given the base's levels."""
-        levels = self.aggregation.levels
-        if self.wire.coder == "plain":
-            return plain_levels_section(pb.KIND_VOTES, published, alphabet=levels)
-        return levels_section(pb.KIND_VOTES, published, alphabet=levels, contexts=self._contexts(base, layers))
+        return self._coder.encode(published, base=base, layers=layers)
 
     def decode(self, sections: Sections, *, base: Published | None, layers: Sequence[int]) -> Levels:
         """What `publish` gave."""
-        levels, contexts = self.aggregation.levels, self._contexts(base, layers)
-        return read_levels(sections, pb.KIND_VOTES, sum(layers), alphabet=levels, contexts=contexts)
+        return self._coder.decode(sections, base=base, layers=layers)
 
     def network(
         self,
@@ -148,7 +142,8 @@ class Supermasks(Representation):
             bits = randomised(bits, alphabet=2, epsilon=self.privacy.vote_epsilon, draw=draw)
         if self.wire.coder == "plain":
             return Said(plain_bits_section(pb.KIND_SIGNS, PackedBits.from_bools(bits > 0)))
-        return Said(levels_section(pb.KIND_SIGNS, bits, alphabet=2, contexts=self._contexts(published, layers)))
+        contexts = self._coder.contexts(published, layers=layers)
+        return Said(levels_section(pb.KIND_SIGNS, bits, alphabet=2, contexts=contexts))
 
     def read_reply(self, sections: Sections, *, published: Published, layers: Sequence[int]) -> Heard:
         """The mask of one client, as votes."""
@@ -156,7 +151,7 @@ class Supermasks(Representation):
         if section.codec not in (pb.CODEC_SYMBOLS_RANS, pb.CODEC_BYTES_ZSTD):
             votes = read_signs(sections, pb.KIND_SIGNS, sum(layers), groups=layers)
             return Heard(Votes.of(votes), bits_entropy(votes, layers))
-        contexts = self._contexts(published, layers)
+        contexts = self._coder.contexts(published, layers=layers)
         bits = read_levels(sections, pb.KIND_SIGNS, sum(layers), alphabet=2, contexts=contexts)
         entropy = levels_entropy(section.coded, bits, contexts)
         return Heard(Votes.of(PackedBits.from_bools(bits > 0)), entropy)
@@ -183,9 +178,9 @@ class Supermasks(Representation):
         kept: Floats = np.where(_drawn(state, numpy_generator(self.seed, "supermask")), frozen, np.float32(0))
         return kept
 
-    def _contexts(self, known: Published | None, layers: Sequence[int]) -> list[Context]:
-        levels = self.aggregation.levels
-        return [*([] if known is None else [Context(known, levels)]), layer_context(layers)]
+    @property
+    def _coder(self) -> LevelCoder:
+        return LevelCoder(self.aggregation.levels, self.wire)
 
 
 def frozen_weights(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
@@ -204,11 +199,6 @@ def frozen_weights(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
 
 def _kept(weight: Tensor, mask: Mask, name: str) -> Tensor:
     return weight.detach().flatten().index_select(0, mask.kept_index(name))
-
-
-def _probabilities(symbols: Levels, *, levels: int) -> Floats:
-    theta: Floats = (dequantised(symbols, levels=levels) + np.float32(1)) / np.float32(2)
-    return theta
 
 
 def _drawn(theta: Floats, generator: np.random.Generator) -> Bits:

@@ -12,10 +12,11 @@ import grpc.aio
 
 from hedgerow.client.joining.backoff import Backoff
 from hedgerow.client.joining.desk import Desk
-from hedgerow.client.joining.machine import cores, software
+from hedgerow.client.joining.machine import software
 from hedgerow.client.joining.progress import Progress
 from hedgerow.client.joining.reasons import explained, hint, stop_if_refused
 from hedgerow.client.joining.session import Ending, attend
+from hedgerow.machine import cores
 from hedgerow.v1.fleet_pb2 import CAUSE_FINISHED, Hello, Welcome
 from hedgerow.wire.transfers import MAX_FRAME_BYTES, PROTOCOL
 

@@ -1,4 +1,4 @@
-"""What this machine is and may use."""
+"""What this machine is, and the memory that may be used here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["MAX_NAME", "cores", "default_budget", "default_name", "memory_bytes", "resident_bytes", "software"]
+__all__ = ["MAX_NAME", "default_budget", "default_name", "memory_bytes", "resident_bytes", "software"]
 
 MAX_NAME = 63
 """Characters of a device's name, at most."""
@@ -20,11 +20,6 @@ def default_name(*, part: int | None = None) -> str:
     name = re.sub(r"[^a-z0-9._-]+", "-", socket.gethostname().lower()).strip("-._") or "device"
     suffix = "" if part is None else f"-{part}"
     return name[: MAX_NAME - len(suffix)] + suffix
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def software() -> str:

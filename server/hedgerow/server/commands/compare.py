@@ -65,12 +65,12 @@ def _run(plan: Plan, path: Path, *, jobs: int | None, workers: int) -> None:
     from rich.console import Console
 
     from hedgerow.errors import RunError
+    from hedgerow.machine import cores
     from hedgerow.server.comparing.comparison import compare as run
     from hedgerow.server.comparing.figures import line_figures
     from hedgerow.server.comparing.render_text import print_comparison
     from hedgerow.server.comparing.telling import Teller
     from hedgerow.server.comparing.writing import write_comparison
-    from hedgerow.server.machine import cores
 
     console = Console()
     found = run(

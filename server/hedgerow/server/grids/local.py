@@ -17,8 +17,8 @@ from typing import Self
 
 from flwr.app import Message
 
+from hedgerow.machine import cores
 from hedgerow.server.grids.base import WaitingGrid
-from hedgerow.server.machine import cores
 from hedgerow.wire.flower import (
     assign_message_id,
     decode_message,
