@@ -10,6 +10,7 @@ import typer
 
 from benchmarks import kills, recipes
 from benchmarks.budget import bench as budget
+from benchmarks.compare import bench as compare
 from benchmarks.faults import bench as faults
 from benchmarks.fleet import bench as fleet
 from benchmarks.selection import bench as selection
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "wire": wire,
     "selection": selection,
     "budget": budget,
+    "compare": compare,
 }
 
 

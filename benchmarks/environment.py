@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from hedgerow.errors import ConfigError
 
-__all__ = ["DATA", "DENSITIES", "ONLY", "SEEDS", "names", "numbers"]
+__all__ = ["DATA", "DENSITIES", "ONLY", "ROUNDS", "SEEDS", "names", "numbers"]
 
 ONLY, DATA = "HEDGEROW_BENCH_ONLY", "HEDGEROW_BENCH_DATA"
 DENSITIES, SEEDS = "HEDGEROW_BENCH_DENSITIES", "HEDGEROW_BENCH_SEEDS"
+ROUNDS = "HEDGEROW_BENCH_ROUNDS"
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from benchmarks.budget.lines import LINES as BUDGET_LINES
 from benchmarks.budget.lines import class_experiment, experiment_of
+from benchmarks.compare.lines import QUICK_LINES as COMPARE_LINES
 from benchmarks.faults.fuzz import valid_reply
 from benchmarks.faults.mutants import mutant_frames, mutant_reply
 from benchmarks.faults.rows import Outcome, Row, table
@@ -67,6 +68,15 @@ _BUDGET = {
     r"^((?:fedmef\.DATA|classes)\.LINE\.accuracy)\.[0-9]+$": r"\1.SEED",
 }
 
+# Those of all recipes by data set, line or piece.
+_COMPARE = {
+    r"^compare\.(?:fashion-mnist|cifar10-jpeg|digits)\.": "compare.DATA.",
+    r"^compare\.DATA\.hedgerow_over_fedpm\..+$": "compare.DATA.hedgerow_over_fedpm.…",
+    r"^compare\.DATA\.ablation\.[a-z-]+\..+$": "compare.DATA.ablation.LINE.…",
+    r"^compare\.DATA\.(?!hedgerow\.beaten_by$|hedgerow_over_|ablation\.)[a-z-]+\.": "compare.DATA.LINE.",
+    r"^(compare\.DATA\.LINE\.accuracy)\.[0-9]+$": r"\1.SEED",
+}
+
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
@@ -81,7 +91,7 @@ def explained(name: str) -> bool:
     # Of the sparse steps, by model, mask and density.
     stem = re.sub(r"^(resnet18|conv4|mobilenetv2)\.(uniform|erk)\.[0-9.]+\.", "CASE.", stem)
     stem = re.sub(r"^(\w+)\.(resnet18|conv4|mobilenetv2)\.", r"\1.MODEL.", stem)
-    for known, written in (_WIRE | _SELECTION | _BUDGET).items():
+    for known, written in (_WIRE | _SELECTION | _BUDGET | _COMPARE).items():
         stem = re.sub(known, written, stem)
     return f"`{stem}" in readme
 
@@ -212,6 +222,33 @@ def test_budgets_are_predicted_kept_to_and_trained_with(tmp_path: Path) -> None:
     assert figures["classes.mixed_minus_small"] == pytest.approx(gain)
     assert [name for name in figures if not explained(name)] == []
     assert "| `fedmef` |" in done.stdout
+
+
+@pytest.mark.slow
+def test_recipes_and_a_recipe_without_a_piece_are_measured_beside_each_other(tmp_path: Path) -> None:
+    options = ("compare", "--quick", "--json", tmp_path / "figures.json", "--out", tmp_path / "runs")
+    done = bench(*options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert all(isinstance(value, int | float) for value in figures.values())
+    assert (figures["compare.failed"], figures["compare.missed"]) == (0, 0), done.stdout
+    of = {
+        line: {key: figures[f"compare.digits.{line}.{key}"] for key in ("accuracy", "bytes_both", "peak_bytes", "kept")}
+        for line in COMPARE_LINES
+    }
+    assert of["fedavg"]["accuracy"] > 0.8, "chance is 0.1"
+    dense, ours, still = of["fedavg"], of["hedgerow"], of["no-adjustment"]
+    assert figures["compare.digits.hedgerow.fewer_bytes"] == pytest.approx(dense["bytes_both"] / ours["bytes_both"])
+    assert figures["compare.digits.hedgerow.less_memory"] == pytest.approx(dense["peak_bytes"] / ours["peak_bytes"])
+    assert figures["compare.digits.hedgerow.fewer_bytes"] > 10
+    assert ours["kept"] == still["kept"] < dense["kept"], "an adjustment keeps as many weights"
+    points = 100 * (ours["accuracy"] - still["accuracy"])
+    assert figures["compare.digits.ablation.no-adjustment.points"] == pytest.approx(points)
+    assert [name for name in figures if not explained(name)] == []
+    assert f"| `no-adjustment` | {points:+.2f} |" in done.stdout
+    assert (tmp_path / "runs" / "compare-quick.png").read_bytes().startswith(b"\x89PNG")
+    again = bench(*options)
+    assert "4 done before" in again.stdout, "what is finished is not run again"
 
 
 def test_dynamic_lines_differ_only_in_what_they_are_about() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hedgerow.assembly import mask_of
 from hedgerow.client.answer import Workshop
 from hedgerow.codec import Growth, decode_payload, encode_payload, has_mask
-from hedgerow.config import Experiment, ExtrusionSettings
+from hedgerow.config import AdjustmentSettings, Experiment, ExtrusionSettings, load_experiment
 from hedgerow.exchange import growth_section
 from hedgerow.files import unsealed
 from hedgerow.pruning import Mask, adjustment_of
@@ -158,6 +158,25 @@ def test_signs_of_the_least_decided_votes_go_and_others_come_against_the_gradien
     assert [theta[p] for p in positions if p not in (2, 5)] == plain.state.kept[stays].tolist()
     np.testing.assert_array_equal(played.state.kept[4:], plain.state.kept[4:])
     assert played.state.since == 2
+
+
+def test_the_recipe_of_all_pieces_exchanges_what_votes_leave_undecided() -> None:
+    recipe = load_experiment(recipe="hedgerow", overrides=[("fleet.clients", 8), ("fleet.cohort", 5)])
+    still = recipe.model_copy(update={"adjustment": AdjustmentSettings()})
+    plain = play(first_state(kept=KEPT), InMemoryFleet(), experiment=still)
+    votes = np.abs(plain.state.kept[:4])
+    assert votes.tolist() != np.abs(KEPT[:4]).tolist(), "votes move what they are about"
+    assert np.sort(votes)[1] < np.sort(votes)[2]
+    moving = recipe.model_copy(update={"adjustment": AdjustmentSettings.model_validate(ADJUSTMENT)})
+    played = play(first_state(kept=KEPT), Growing(experiment=moving), experiment=moving)
+    assert (recipe.representation, recipe.adjustment.every > 0) == ("signs", True)
+    stays = np.sort(np.argsort(votes, kind="stable")[2:])
+    positions = kept_positions(played.state.mask)
+    assert positions == sorted([2, 5, *(np.array([0, 3, 6, 9])[stays]).tolist()])
+    theta = dict(zip(positions, played.state.kept[:4].tolist(), strict=True))
+    # Gradients of 1 and -24/13.
+    assert (theta[2], theta[5]) == (pytest.approx(-0.2), pytest.approx(0.2))
+    assert [theta[p] for p in positions if p not in (2, 5)] == plain.state.kept[stays].tolist()
 
 
 def test_a_reply_without_gradients_is_refused_and_counted() -> None:

@@ -101,7 +101,7 @@ def message_for(*overrides: str) -> str:
             "recipe=hidenseak",
             [
                 "unknown recipe 'hidenseak' (did you mean 'hidenseek'?)",
-                "fedavg, feddst, fedmef, fedpm, fedprox, fedtiny, gmp, hidenseek, prunefl, rigl, static-lamp",
+                "fedavg, feddst, fedmef, fedpm, fedprox, fedtiny, gmp, hedgerow, hidenseek, prunefl, rigl, static-lamp",
             ],
         ),
         ("recipe=5", ["recipe: expected the name of a recipe in quotes, found 5"]),
@@ -217,6 +217,34 @@ def test_every_recipe_loads_and_describes_itself() -> None:
         assert load_experiment(recipe=name).recipe == name
         assert recipe_named(name).name == name
         assert len(recipe_named(name).description) > 10
+
+
+def test_the_recipe_of_all_pieces_chooses_votes_changes_and_codes() -> None:
+    experiment = load_experiment(recipe="hedgerow")
+    assert experiment.representation == "signs"
+    assert experiment.selection.candidates > 1
+    assert experiment.selection.public_samples == 0, "its candidates need no data"
+    assert 0 < experiment.adjustment.every <= experiment.adjustment.last(experiment.rounds)
+    assert experiment.wire.coder == "entropy"
+    votes, like = experiment.signs, load_experiment(recipe="hidenseek").signs
+    assert votes == like
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        ("selection.candidates", 0),
+        ("adjustment.every", 0),
+        ("signs.abstain", 0.0),
+        ("wire.coder", "plain"),
+        ("representation", "weights"),
+        ("training.micro_batch", None),
+    ],
+    ids=str,
+)
+def test_each_piece_of_it_can_be_turned_off_alone(override: tuple[str, object]) -> None:
+    whole = load_experiment(recipe="hedgerow")
+    assert load_experiment(recipe="hedgerow", overrides=[override]).digest() != whole.digest()
 
 
 def test_loading_twice_does_not_carry_over_changes() -> None:
