@@ -21,6 +21,8 @@ SETTINGS = (
     "fleet.cohort=4",
     "pruning.density=0.1",
     "pruning.iterations=10",
+    # Two rounds of signs, and one of the weights that they stand for.
+    "finish.rounds=1",
 )
 
 CHOOSING = (

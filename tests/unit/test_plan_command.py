@@ -55,6 +55,21 @@ def test_as_json_it_says_the_same_and_a_refusal_has_the_same_exit_code() -> None
     assert least["least_bytes"] >= least["smallest"]["predicted_bytes"] > 10**6
 
 
+def test_a_finish_in_float_has_a_plan_of_its_own() -> None:
+    signs = ("--model=mlp", "--data=digits", "--set=pruning.rule=erk", "--set=finish.rounds=2", "--memory=1GB")
+    result = ran(*signs)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    place = lines.index("from round 29 on, in float:")
+    first, second = lines[1], lines[place + 1]
+    assert first.startswith("fits 1 GB: all kept weights, exact activations, 16 samples at once, ")
+    assert "momentum" not in first
+    assert second.startswith("fits 1 GB: all kept weights, exact activations, 16 samples at once, momentum, ")
+    found = json.loads(ran(*signs, "--json").output)
+    assert (found["chosen"]["momentum"], found["finish"]["chosen"]["momentum"]) == (False, True)
+    assert "finish" not in json.loads(ran(*MLP, "--memory=1GB", "--json").output)
+
+
 def test_it_says_whether_this_machine_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = []

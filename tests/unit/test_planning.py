@@ -102,7 +102,7 @@ def test_a_device_plans_with_what_its_machine_was_measured_to_take(setting: Sett
     def calibrate(*_: object) -> Calibration:
         return Calibration(fixed={"forward": 5_000_000})
 
-    workshop = Workshop(setting.experiment, calibrate=calibrate)
+    workshop = Workshop(setting.experiment, calibrator=lambda _: calibrate)
     measured = workshop.builder.planner.required(kept, Room(10**9))
     assert 4_000_000 < measured.predicted - computed.predicted <= 5_000_000
     room = Room(computed.asked_bytes, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hedgerow.assembly import dataset_of
@@ -61,7 +62,10 @@ class Workshop:
         experiment: what is trained.
         dataset: a device's own samples; those that the experiment names when None.
         parts: how many parts the training samples are divided into; as many as the experiment has clients when None.
-        calibrate: see `hedgerow.client.planning.Planner`.
+        calibrator: for the settings of some rounds what `hedgerow.client.planning.Planner` takes.
+
+    Attributes:
+        builder: of the round that was asked about last.
 
     Raises:
         DataError: the samples are missing or corrupt, or cannot be divided so.
@@ -74,12 +78,13 @@ class Workshop:
         *,
         dataset: Dataset | None = None,
         parts: int | None = None,
-        calibrate: Calibrate | None = None,
+        calibrator: Callable[[Experiment], Calibrate | None] = lambda _: None,
     ) -> None:
         self.experiment = experiment
         self.dataset = dataset_of(experiment) if dataset is None else dataset
         self.samples = LocalSamples(experiment, self.dataset, parts=parts)
-        self.builder = Builder(experiment, self.dataset, calibrate=calibrate)
+        self._calibrator = calibrator
+        self.builder = Builder(experiment, self.dataset, calibrate=calibrator(experiment))
         self._experiment_digest = bytes.fromhex(experiment.digest())
 
     def answer(
@@ -146,6 +151,7 @@ class Workshop:
         header, sections = decode_payload(request, limit=most)
         if header.experiment != self._experiment_digest:
             raise PayloadError("the request is for another experiment; use the coordinator's settings here")
+        self._begin(header.round)
         self.builder.exchange.architecture.require(header.tensors)
         samples = self.samples.of(client if part is None else part)
         looker = self._looker(samples, round=header.round, client=client)
@@ -154,7 +160,7 @@ class Workshop:
                 if len(request) > self.builder.limit():
                     raise PayloadError(f"a request to train of {len(request)} bytes", kind="bounds")
                 task = TrainingTask(
-                    experiment=self.experiment,
+                    experiment=self.builder.experiment,
                     dataset=self.dataset,
                     builder=self.builder,
                     header=header,
@@ -175,6 +181,13 @@ class Workshop:
                 said = plan_reply(self.builder.planner.said(levels, room))
                 return Answer(encode_payload(header.of_reply(), [said]), state)
         raise PayloadError(f"task {header.task} is not known here; give both ends one version", kind="mismatch")
+
+    def _begin(self, round: int) -> None:
+        """Has a builder for what a round trains, and gives back the memory of what an earlier one did."""
+        settings = self.experiment.at(round)
+        if settings != self.builder.experiment:
+            self.builder.forget()
+            self.builder = Builder(settings, self.dataset, calibrate=self._calibrator(settings))
 
     def _recalibrated(
         self,
@@ -211,7 +224,7 @@ class Workshop:
 
     def _looker(self, samples: Samples, *, round: int, client: int) -> Looker:
         return Looker(
-            experiment=self.experiment,
+            experiment=self.builder.experiment,
             exchange=self.builder.exchange,
             model=self.builder.model,
             dataset=self.dataset,

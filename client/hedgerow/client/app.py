@@ -106,8 +106,12 @@ def _workshop(experiment: Experiment, source: Source) -> tuple[Workshop, _Base]:
     # One process answers for many clients; what they share is built once.
     source.check_model(experiment.model.name)
     dataset = source.dataset()
-    calibrate = _calibrator(experiment, source, dataset)
-    workshop = Workshop(experiment, dataset=dataset, parts=source.parts, calibrate=calibrate)
+    workshop = Workshop(
+        experiment,
+        dataset=dataset,
+        parts=source.parts,
+        calibrator=lambda settings: _calibrator(settings, source, dataset),
+    )
     if not experiment.budget.plan:
         return workshop, _Base(None, 0)
     tighten()

@@ -39,11 +39,12 @@ class Builder:
     """Builds the networks of one experiment, and keeps the last one.
 
     Args:
-        experiment: what is trained.
+        experiment: what is trained; of one with a finish in float, what its rounds or those before do.
         dataset: the samples that it is trained on.
         calibrate: see `hedgerow.client.planning.Planner`.
 
     Attributes:
+        experiment: the settings of those rounds that it builds for; see `Experiment.at`.
         exchange: what both ends make of the experiment.
         planner: plans for the memory that a client has.
         built: the network that there is; None where there is none.
@@ -53,7 +54,7 @@ class Builder:
     """
 
     def __init__(self, experiment: Experiment, dataset: Dataset, *, calibrate: Calibrate | None = None) -> None:
-        self._experiment, self._dataset = experiment, dataset
+        self.experiment, self._dataset = experiment, dataset
         self.exchange = exchange_of(experiment, self.model())
         self.planner = Planner(experiment, model=self.model, input_shape=dataset.input_shape, calibrate=calibrate)
         self.built: Built | None = None
@@ -61,9 +62,9 @@ class Builder:
     def model(self) -> nn.Module:
         """The dense network: without weights, unless what is frozen comes from them."""
         # A device has no room for the dense weights, and is sent all that it needs, unless their sizes are frozen in.
-        signs = self._experiment.representation == "signs" and self._experiment.signs.magnitude == "random"
-        frozen = signs or self._experiment.representation == "supermask"
-        return model_of(self._experiment, self._dataset, hollow=not frozen)
+        signs = self.experiment.representation == "signs" and self.experiment.signs.magnitude == "random"
+        frozen = signs or self.experiment.representation == "supermask"
+        return model_of(self.experiment, self._dataset, hollow=not frozen)
 
     def limit(self, *, networks: int = 1) -> int:
         """Bytes of the largest honest request: a mask in bits, every weight in float32, all floats, the tensors and the
@@ -137,6 +138,6 @@ class Builder:
     def _planned(self, layers: tuple[int, ...], room: Room | None) -> Experiment:
         """The settings that a network with so many kept weights is trained by here."""
         if room is None:
-            return self._experiment
+            return self.experiment
         kept = dict(zip(self.exchange.architecture.prunable, layers, strict=True))
-        return self.planner.required(kept, room).chosen.applied(self._experiment)
+        return self.planner.required(kept, room).chosen.applied(self.experiment)

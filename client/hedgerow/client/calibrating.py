@@ -17,7 +17,7 @@ from hedgerow.budget import Candidate, candidates
 from hedgerow.budget.plans import Kernels
 from hedgerow.budget.prediction import Calibration, Probe
 from hedgerow.client.stepping import Step, tried_steps
-from hedgerow.config import Experiment, TrainingSettings
+from hedgerow.config import Experiment, FinishSettings, TrainingSettings
 from hedgerow.errors import HedgerowError
 from hedgerow.ledger import Traced, ledger_of, plan_of
 from hedgerow.native.library import status
@@ -180,7 +180,8 @@ def _small(experiment: Experiment, samples: int) -> Experiment:
     if kernels == "auto":
         kernels = "native" if status().available else "dense"
     training = settings.model_copy(update={"batch_size": samples, "micro_batch": None, "kernels": kernels})
-    return experiment.model_copy(update={"training": training})
+    # The process that takes them is asked for one step, which belongs to no round.
+    return experiment.model_copy(update={"training": training, "finish": FinishSettings()})
 
 
 def _key(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -44,6 +44,11 @@ class Bench:
         model = model_of(experiment, dataset)
         return cls(dataset, model, exchange_of(experiment, model))
 
+    def at(self, experiment: Experiment, *, round: int) -> Bench:
+        """The same for a round of the experiment: for what is trained in it, and for the state that it came to."""
+        settings = experiment.at(round)
+        return self if settings is experiment else replace(self, exchange=exchange_of(settings, self.initial))
+
     def start(self, mask: Mask, *, model: nn.Module | None = None) -> RoundState:
         """The state before the first round, with what `mask` keeps of a model; of `initial` when None."""
         model = self.initial if model is None else model
@@ -53,16 +58,17 @@ class Bench:
 
     def network(self, state: RoundState) -> nn.Module:
         """The dense network that a state stands for, of torch's own layers (see `folded`)."""
-        return folded(self.initial, state.mask, kept=self._weights(state), floats=state.floats)
+        return folded(self.initial, state.mask, kept=self.weights(state), floats=state.floats)
 
     def kept_network(self, state: RoundState) -> nn.Module:
         """The same network of kept weights only, to run: with native kernels where the mask is sparse enough."""
         network = sparsify(self.initial, state.mask)
-        for tensors, values in ((network.kept, self._weights(state)), (network.floats, state.floats)):
+        for tensors, values in ((network.kept, self.weights(state)), (network.floats, state.floats)):
             write_vector(tensors, values)
         return network.module
 
-    def _weights(self, state: RoundState) -> Floats:
+    def weights(self, state: RoundState) -> Floats:
+        """The values of the kept weights of that network, (state.mask.kept,) float32."""
         return self.exchange.representation.kept_weights(state.kept, self.initial, state.mask)
 
 
@@ -72,8 +78,9 @@ def description(experiment: Experiment, bench: Bench) -> str:
     weights = sum(w.numel() for w in prunable_tensors(bench.initial).values())
     candidates = experiment.selection.candidates
     how = f"one of {candidates} masks" if candidates else pruning.saliency
+    finish = f", the last {experiment.finish.rounds} in float" if experiment.finish.rounds else ""
     return (
         f"{experiment.recipe}: {experiment.model.name} on {bench.dataset.name}, "
         f"{round(pruning.density * weights):,} of {weights:,} weights kept ({how}), "
-        f"{fleet.clients} clients, {fleet.cohort} a round, {experiment.rounds} rounds"
+        f"{fleet.clients} clients, {fleet.cohort} a round, {experiment.rounds} rounds{finish}"
     )

@@ -25,15 +25,16 @@ def require_memory(experiment: Experiment, *, bench: Bench) -> None:
     devices = experiment.fleet.devices
     if not devices:
         return
-    levels = estimated_levels(experiment, bench.initial)
-    decider = Decider(experiment, bench.initial, input_shape=bench.dataset.input_shape, levels=levels)
-    whole = False
-    for device in devices:
-        found = decider.decide(device.memory_bytes)
-        if isinstance(found, Refusal):
-            advice = f"give class {device.name!r} of fleet.devices {{least}} or more, or train a smaller model"
-            raise BudgetError(refusal_text(found, experiment, advice=advice))
-        whole = whole or found.chosen.level == 0
+    levels, whole = estimated_levels(experiment, bench.initial), False
+    for settings in experiment.stretches:
+        decider = Decider(settings, bench.initial, input_shape=bench.dataset.input_shape, levels=levels)
+        for device in devices:
+            found = decider.decide(device.memory_bytes)
+            if isinstance(found, Refusal):
+                advice = f"give class {device.name!r} of fleet.devices {{least}} or more, or train a smaller model"
+                raise BudgetError(refusal_text(found, settings, advice=advice))
+            # Candidates are chosen from before the first round.
+            whole = whole or (settings is experiment and found.chosen.level == 0)
     if experiment.selection.candidates and not whole:
         raise BudgetError(
             "selection.candidates are whole networks, and no class of fleet.devices has memory for more than a part; "

@@ -15,6 +15,7 @@ from hedgerow.ledger import weight_operations
 from hedgerow.server.bench import Bench, description
 from hedgerow.server.delivery import deliver
 from hedgerow.server.evaluation import evaluate
+from hedgerow.server.finish import begun
 from hedgerow.server.fleet import Fleet
 from hedgerow.server.journal import Journal, NoJournal, SqliteJournal
 from hedgerow.server.levels import levelled
@@ -135,20 +136,25 @@ def coordinate(
         operations = weight_operations(bench.initial, bench.dataset.input_shape)
     with resumable(folder):
         with SqliteJournal(folder.journal) if live else contextlib.nullcontext(NoJournal()) as journal:
-            play = functools.partial(
-                play_round,
-                experiment=experiment,
-                exchange=bench.exchange,
-                fleet=fleet,
-                observer=observer,
-                history=folder.history,
-                journal=journal,
-                least=least,
-                planner=Planner() if experiment.budget.plan else None,
-                operations=operations,
-            )
+            planner = Planner()
             while state.round < experiment.rounds:
-                old = state
+                number, old = state.round + 1, begun(state, experiment=experiment, bench=bench)
+                there = bench.at(experiment, round=number)
+                if number == experiment.stretch(number).start:
+                    # What devices said of their memory was about what they trained before.
+                    planner = Planner()
+                play = functools.partial(
+                    play_round,
+                    experiment=experiment,
+                    exchange=there.exchange,
+                    fleet=fleet,
+                    observer=observer,
+                    history=folder.history,
+                    journal=journal,
+                    least=least,
+                    planner=planner if experiment.budget.plan else None,
+                    operations=operations,
+                )
                 played = play_until_enough(play, old, journal=journal, observer=observer) if live else play(old)
                 recalibration = None
                 if experiment.evaluation.recalibrate and is_evaluated(experiment, round=played.state.round):
@@ -163,11 +169,14 @@ def coordinate(
                     )
                     played, recalibration = dataclasses.replace(played, state=found.state), found.record
                 state = played.state
-                record = record_of(played, old=old, recalibration=recalibration, experiment=experiment, bench=bench)
+                record = record_of(
+                    played, old=old, recalibration=recalibration, experiment=experiment.at(number), bench=there
+                )
                 folder.save(state, record)
                 journal.forget(state.round)
                 observer.finished_round(record, rounds=experiment.rounds)
-        deliver(experiment, bench=bench, state=state.best(), folder=folder)
+        there = bench.at(experiment, round=state.round)
+        deliver(experiment, bench=there, state=state.best(), folder=folder)
         folder.remove_journal()
         folder.remove_versions()
 

@@ -32,7 +32,7 @@ model.eval()
 
 
 def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: RunFolder) -> None:
-    """Writes the model, then the report; with both there the run is done."""
+    """Writes the model, then the report; with both there the run is done. `bench` is that of the last round."""
     model = bench.network(state)
     dataset = bench.dataset
     # What is handed over holds standardised weights as they are, in layers without a norm.
@@ -63,6 +63,7 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
             "data": f"{dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test samples",
             "model file": bytes_text(len(data)),
             "seed": str(experiment.seed),
+            **_finish(experiment),
             **_privacy(experiment, kept=state.mask.kept),
             "versions": f"hedgerow {version('hedgerow')}, torch {version('torch')}, flwr {version('flwr')}",
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
@@ -79,6 +80,11 @@ def deliver(experiment: Experiment, *, bench: Bench, state: RoundState, folder: 
     )
 
 
+def _finish(experiment: Experiment) -> dict[str, str]:
+    first = experiment.stretches[-1].first_round
+    return {} if first == 1 else {"trained": f"signs, and from round {first} on float weights"}
+
+
 def _privacy(experiment: Experiment, *, kept: int) -> dict[str, str]:
     told = guarantee(experiment, kept=kept, rounds=experiment.rounds)
     return {"privacy": "; ".join(told)} if told else {}
@@ -87,4 +93,6 @@ def _privacy(experiment: Experiment, *, kept: int) -> dict[str, str]:
 def _ledger(experiment: Experiment, *, bench: Bench, state: RoundState, share: float | None) -> Ledger | None:
     if share is None:
         return None
-    return ledger(bench.initial, state.mask, bench.dataset.input_shape, plan_of(experiment, native=share > 0.5))
+    return ledger(
+        bench.initial, state.mask, bench.dataset.input_shape, plan_of(experiment.stretches[-1], native=share > 0.5)
+    )

@@ -17,23 +17,24 @@ def guarantee(experiment: Experiment, *, kept: int, rounds: int) -> list[str]:
         kept: number of kept weights, so of votes in a message.
         rounds: in which a device takes part.
     """
-    privacy, lines = experiment.privacy, []
+    privacy, lines, finish = experiment.privacy, [], min(experiment.finish.rounds, rounds)
     if privacy.vote_epsilon is not None and experiment.representation != "weights":
+        voted = min(rounds, experiment.rounds - experiment.finish.rounds) if finish else rounds
         whole = [
             votes_epsilon(votes=kept, rounds=times, epsilon=privacy.vote_epsilon, delta=privacy.delta)
-            for times in (1, rounds)
+            for times in (1, voted)
         ]
         lines.append(
             f"each vote: ε = {privacy.vote_epsilon:g}; all {kept:,} votes of a message: ε = {whole[0]:,.4g}, "
-            f"of {rounds} rounds ε = {whole[1]:,.4g} (δ = {privacy.delta:g})"
+            f"of {voted} rounds ε = {whole[1]:,.4g} (δ = {privacy.delta:g})"
         )
     if privacy.noise:
         # With float weights a message brings two vectors, each clipped and noised on its own.
-        vectors = 2 if experiment.representation == "weights" else 1
+        twice = rounds if experiment.representation == "weights" else finish
         try:
             each, whole_run = (
-                gaussian_epsilon(multiplier=privacy.noise, rounds=vectors * times, delta=privacy.delta)
-                for times in (1, rounds)
+                gaussian_epsilon(multiplier=privacy.noise, rounds=times, delta=privacy.delta)
+                for times in (2 if twice else 1, rounds + twice)
             )
         except ConfigError as error:
             return [*lines, f"changes of floats: {error}"]

@@ -161,7 +161,8 @@ class Outgoing:
         header, found = decode_payload(payload, limit=len(payload))
         if header != self._bare(base, header.mask_digest):
             return None
-        remembers = self._exchange.remembers
+        # What was said of signs is nothing that weights differ from.
+        remembers = self._exchange.remembers and base >= self._exchange.since
         if header.mask_digest == self._header.mask_digest:
             return self._values_since(self._read(header, found, layers=self._layers)) if remembers else None
         change = self._change_from(header.mask_digest)

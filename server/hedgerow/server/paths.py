@@ -41,6 +41,7 @@ def choose_for_clients(
 ) -> None:
     """Makes the choice of paths that each client of this machine then finds in the cache, and writes it down.
 
+    With a finish in float there are two, for its rounds and for those before; that of the next round is written down.
     Nothing is chosen, and nothing written, where `training.kernels` says which it shall be, or no round is left.
 
     Raises:
@@ -49,7 +50,12 @@ def choose_for_clients(
     if experiment.training.kernels != "auto" or state.round == experiment.rounds:
         return
     with _threads(1):  # as many as a worker has
-        choice = network_of(experiment, bench.initial, state.mask, input_shape=bench.dataset.input_shape).choice
+        choices = [
+            network_of(settings, bench.initial, state.mask, input_shape=bench.dataset.input_shape).choice
+            for settings in experiment.stretches
+            if state.round < experiment.stretch(settings.first_round)[-1]
+        ]
+    choice = choices[0]
     if choice is not None:
         write_atomically(folder.paths, json.dumps(choice.as_record(), indent=1).encode())
         observer.chosen(choice.lines())

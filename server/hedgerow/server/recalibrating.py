@@ -11,6 +11,7 @@ from hedgerow.errors import TooFewRepliesError
 from hedgerow.exchange import read_statistics
 from hedgerow.recalibration import Moments, norm_channels, pooled, statistics_into
 from hedgerow.server.bench import Bench
+from hedgerow.server.finish import begun
 from hedgerow.server.fleet import Fleet
 from hedgerow.server.history import History
 from hedgerow.server.looking import look
@@ -49,8 +50,10 @@ def recalibrate(
     channels = sum(norm.channels for norm in norm_channels(bench.initial))
     if not channels:
         return Recalibrated(state, None)
-    number, exchange, whole, level = state.round + 1, bench.exchange, state, state.trained
-    state, cohort = state.part(level), [node for node in cohort if state.plans.get(node, 0) == level]
+    number, whole, level = state.round + 1, state, state.trained
+    exchange = bench.at(experiment, round=number).exchange
+    cohort = [node for node in cohort if state.plans.get(node, 0) == level]
+    state = begun(state, experiment=experiment, bench=bench).part(level)
     header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest, task=pb.TASK_RECALIBRATE)
     version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
     outgoing = Outgoing(header, version, exchange=exchange, state=state, history=history, level=level)

@@ -67,6 +67,8 @@ def record_of(
 ) -> RoundRecord:
     """The record of a round that was played from the state `old`; evaluates the network when it is time to.
 
+    `experiment` are the settings of the round, and `bench` is that of the round too.
+
     Raises:
         RunError: the network's loss is not finite.
     """

@@ -81,7 +81,7 @@ def play_round(
     Args:
         state: where it starts.
         experiment: the settings.
-        exchange: what is trained and sent.
+        exchange: what is trained and sent in this round.
         fleet: whom to ask.
         observer: is told how it goes.
         history: the versions that were sent before; none when None.
@@ -259,10 +259,10 @@ def _over(fold: Fold, experiment: Experiment, *, began: float) -> Callable[[], b
 
 def _kept_sums(experiment: Experiment, state: RoundState) -> Nested:
     sizes = [state.kept.size, *(int(np.count_nonzero(nest)) for nest in state.nests)]
+    representation = experiment.at(state.round + 1).representation
     of_speakers = experiment.signs.abstain > 0 and experiment.signs.voters == "random"
     parts: list[Aggregator] = [
-        SignMean(size, of_speakers=of_speakers) if experiment.representation != "weights" else FloatMean(size)
-        for size in sizes
+        SignMean(size, of_speakers=of_speakers) if representation != "weights" else FloatMean(size) for size in sizes
     ]
     return Nested(parts, places=[None, *state.nests], count=state.kept.size)
 

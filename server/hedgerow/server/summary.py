@@ -27,7 +27,7 @@ def summary(experiment: Experiment, records: list[RoundRecord], path: Path, *, a
     lines = [
         f"already done: {path}" if already_done else f"done: {path}",
         f"  accuracy        {percent_text(last.accuracy, decimals=2)} on the test samples after {last.round} rounds",
-        f"  network         {last.kept:,} kept weights, density {last.density:.4f}",
+        f"  network         {last.kept:,} kept weights, density {last.density:.4f}{_finish(experiment)}",
         f"  bytes           up {bytes_text(up)}, down {bytes_text(down)}, both {bytes_text(up + down)}",
         f"  uplink          {8 * trained / max(replies * last.kept, 1):.2f} bits a kept weight and reply, all included",
     ]
@@ -41,6 +41,11 @@ def summary(experiment: Experiment, records: list[RoundRecord], path: Path, *, a
         f"  report          {path / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def _finish(experiment: Experiment) -> str:
+    first = experiment.stretches[-1].first_round
+    return "" if first == 1 else f", in float since round {first}"
 
 
 def _mask(records: list[RoundRecord]) -> str:

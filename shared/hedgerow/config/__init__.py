@@ -13,7 +13,7 @@ from hedgerow.config.load import (
 from hedgerow.config.masks import AdjustmentSettings, ExtrusionSettings, PruningSettings, SelectionSettings
 from hedgerow.config.network import ModelSettings, SignSettings, SupermaskSettings, WeightSettings
 from hedgerow.config.pool import PoolEntry
-from hedgerow.config.training import AggregationSettings, EvaluationSettings, TrainingSettings
+from hedgerow.config.training import AggregationSettings, EvaluationSettings, FinishSettings, TrainingSettings
 from hedgerow.config.wire import PrivacySettings, WireSettings
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "EvaluationSettings",
     "Experiment",
     "ExtrusionSettings",
+    "FinishSettings",
     "FleetSettings",
     "ModelSettings",
     "PoolEntry",

@@ -9,7 +9,7 @@ from pydantic import Field
 from hedgerow.config.fleet import BudgetSettings, DataSettings, FleetSettings
 from hedgerow.config.masks import AdjustmentSettings, ExtrusionSettings, PruningSettings, SelectionSettings
 from hedgerow.config.network import ModelSettings, SignSettings, SupermaskSettings, WeightSettings
-from hedgerow.config.training import AggregationSettings, EvaluationSettings, TrainingSettings
+from hedgerow.config.training import AggregationSettings, EvaluationSettings, FinishSettings, TrainingSettings
 from hedgerow.config.values import Count, Settings
 from hedgerow.config.wire import PrivacySettings, WireSettings
 
@@ -34,6 +34,7 @@ class Axes(Settings):
     signs: SignSettings = SignSettings()
     weights: WeightSettings = WeightSettings()
     supermask: SupermaskSettings = SupermaskSettings()
+    finish: FinishSettings = FinishSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -46,3 +47,15 @@ class Axes(Settings):
         """The density of the mask before the first round."""
         start = self.adjustment.start_density
         return self.pruning.density if start is None else start
+
+    def stretch(self, round: int) -> range:
+        """The rounds that train what round `round` does; later rounds than there are belong to the last of them.
+
+        >>> axes = Axes(rounds=5, finish=FinishSettings(rounds=2))
+        >>> axes.stretch(3), axes.stretch(4), Axes(rounds=5).stretch(4)
+        (range(1, 4), range(4, 6), range(1, 6))
+        """
+        end = self.rounds - self.finish.rounds + 1
+        if not self.finish.rounds or round < end:
+            return range(1, end)
+        return range(end, self.rounds + 1)

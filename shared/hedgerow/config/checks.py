@@ -67,6 +67,32 @@ def _supermasks_fit(axes: Axes) -> None:
         )
 
 
+def _finish_fits(axes: Axes) -> None:
+    finish, last = axes.finish.rounds, axes.rounds - axes.finish.rounds
+    if not finish:
+        return
+    if axes.representation != "signs":
+        raise ValueError(
+            f"finish.rounds is {finish}, but representation is {axes.representation!r}, and only signs end in float; "
+            'set it to 0, or representation to "signs"'
+        )
+    if last < 1:
+        raise ValueError(
+            f"finish.rounds is {finish}, but there are {axes.rounds} rounds, so none would train signs; set it to "
+            f'{axes.rounds - 1} or less, or representation to "weights"'
+        )
+    if axes.adjustment.every and axes.adjustment.last(axes.rounds) > last:
+        raise ValueError(
+            f"finish.rounds is {finish}, but adjustments go on until round {axes.adjustment.last(axes.rounds)}, and "
+            f"the finish keeps its mask; set adjustment.until to {last} or less"
+        )
+    if axes.privacy.vote_epsilon is not None and not axes.privacy.noise:
+        raise ValueError(
+            f"finish.rounds is {finish}, but float weights are sent without the noise that privacy.vote_epsilon gives "
+            "votes; set it to 0, or set privacy.clip and privacy.noise"
+        )
+
+
 def _norms_fit(axes: Axes) -> None:
     norm, training = axes.model.norm, axes.training
     if training.topk_layers == "standardised" and (norm != "nsconv" or training.activations != "topk"):
@@ -257,6 +283,7 @@ _CHECKS = (
     _votes_fit,
     _proximal_fits,
     _supermasks_fit,
+    _finish_fits,
     _norms_fit,
     _candidates_differ,
     _public_samples_have_a_use,

@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from hedgerow.config.axes import Axes
 from hedgerow.config.checks import check
+from hedgerow.config.masks import AdjustmentSettings
 
 __all__ = ["Experiment"]
 
@@ -38,6 +39,37 @@ class Experiment(Axes):
         """
         identity = self.model_dump(mode="json", exclude_defaults=True, exclude={"recipe"})
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    def at(self, round: int) -> Experiment:
+        """The settings of one round: those of `representation = "weights"` in the finish, else all as it is.
+
+        They name no experiment: what travels has the digest of the whole.
+
+        >>> experiment = Experiment.model_validate({"rounds": 5, "finish": {"rounds": 2}})
+        >>> experiment.at(4).representation, experiment.at(3) is experiment
+        ('weights', True)
+        """
+        if self.representation == "weights" or self.stretch(round).start == 1:
+            return self
+        wire = {name: value for name in ("down", "up") if (value := getattr(self.finish, name)) is not None}
+        changes = {
+            "representation": "weights",
+            "wire": self.wire.model_copy(update=wire),
+            # It is over, so nobody has to have memory for it.
+            "adjustment": AdjustmentSettings(),
+        }
+        return self.model_copy(update=changes)
+
+    @property
+    def stretches(self) -> tuple[Experiment, ...]:
+        """The settings of all rounds: one, or with a finish those of the rounds before it and its own."""
+        first, last = self.at(1), self.at(self.rounds)
+        return (first,) if last is first else (first, last)
+
+    @property
+    def first_round(self) -> int:
+        """The first round that has these settings; of those that `at` gives it may be another than 1."""
+        return self.stretch(self.rounds).start if self.representation == "weights" else 1
 
     def toml(self) -> bytes:
         """All settings as an experiment file, but for those that are None; `load_experiment` reads it back."""

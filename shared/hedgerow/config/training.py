@@ -11,6 +11,7 @@ from hedgerow.config.values import Count, Fraction, NotNegative, Positive, Setti
 __all__ = [
     "AggregationSettings",
     "EvaluationSettings",
+    "FinishSettings",
     "TrainingSettings",
 ]
 
@@ -23,7 +24,7 @@ class TrainingSettings(Settings):
     """The most optimiser steps a client takes in one round, however many samples it has. None: all of its epochs."""
     batch_size: Annotated[int, Field(ge=2)] = 16
     schedule: Literal["constant", "cosine"] = "cosine"
-    """How the step sizes fall over the rounds."""
+    """How the step sizes fall over the rounds; with `finish.rounds` over those of signs, and again over those."""
     hold: Fraction = 0.0
     """Fraction of the rounds before `cosine` begins to fall."""
     final_step: Annotated[float, Field(ge=0, le=1)] = 0.02
@@ -58,6 +59,28 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"training.micro_batch is {self.micro_batch}, but training.batch_size is only {self.batch_size}"
             )
+        return self
+
+
+class FinishSettings(Settings):
+    """The last rounds of an experiment of `signs` in float: the weights that the signs stand for, on the same mask."""
+
+    rounds: Annotated[int, Field(ge=0)] = 0
+    """How many rounds these are; 0: none. They train as `representation = "weights"` does, by [weights], and the
+    schedule of step sizes, which ends with the rounds of signs, begins anew."""
+    down: Literal["fp32", "fp16", "bf16"] | None = None
+    """`wire.down` of these rounds; the same when absent."""
+    up: Literal["fp32", "fp16", "bf16", "int8", "uniform"] | None = None
+    """`wire.up` of these rounds; the same when absent."""
+
+    @model_validator(mode="after")
+    def _there_are_rounds(self) -> FinishSettings:
+        for name, value in {"down": self.down, "up": self.up}.items():
+            if value is not None and self.rounds == 0:
+                raise ValueError(
+                    f"finish.{name} is {value!r}, but finish.rounds is 0, so nothing travels so; set rounds, or leave "
+                    f"{name} out"
+                )
         return self
 
 

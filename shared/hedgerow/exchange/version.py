@@ -54,16 +54,19 @@ class Exchange:
         architecture: the network's tensors.
         representation: of the kept weights.
         floats: how what is never pruned travels.
+        since: the first round whose versions say the kept weights so.
     """
 
     architecture: Architecture
     representation: Representation
     floats: Values
+    since: int = 1
 
     @classmethod
     def of(cls, experiment: Experiment, *, architecture: Architecture, representation: Representation) -> Exchange:
-        """That of an experiment."""
-        return cls(architecture, representation, floats_of(experiment.wire, experiment.privacy))
+        """That of an experiment, or of those of its rounds that `Experiment.at` gives the settings of."""
+        floats = floats_of(experiment.wire, experiment.privacy)
+        return cls(architecture, representation, floats, since=experiment.first_round)
 
     @property
     def plain(self) -> bool:

@@ -82,35 +82,44 @@ def _tell(
     dataset = dataset_of(experiment) if named else _blank()
     network = model_of(experiment, dataset, hollow=True)
     shape = dataset.input_shape
-    calibrate = None
-    if measure is not False:
-        calibrate = Calibrator(
-            experiment, input_shape=shape, classes=dataset.classes, budget=budget, measure=measure is True
-        )
-    levels = estimated_levels(experiment, network)
-    decider = Decider(experiment, network, input_shape=shape, levels=levels, calibrate=calibrate)
-    found = decider.decide(budget)
+    levels, plans = estimated_levels(experiment, network), []
+    for settings in experiment.stretches:
+        calibrate = None
+        if measure is not False:
+            calibrate = Calibrator(
+                settings, input_shape=shape, classes=dataset.classes, budget=budget, measure=measure is True
+            )
+        decider = Decider(settings, network, input_shape=shape, levels=levels, calibrate=calibrate)
+        plans.append((settings, decider, decider.decide(budget)))
+    refused = [(settings, found) for settings, _, found in plans if isinstance(found, Refusal)]
     if as_json:
-        typer.echo(json.dumps(plan_record(found, decider), indent=2))
-        if isinstance(found, Refusal):
+        first, *finish = (plan_record(found, decider) for _, decider, found in plans)
+        typer.echo(json.dumps({**first, **({"finish": finish[0]} if finish else {})}, indent=2))
+        if refused:
             raise typer.Exit(BudgetError.exit_code)
         return
-    if isinstance(found, Refusal):
+    if refused:
+        settings, lacking = refused[0]
         advice = "give --memory {least} or more, or a smaller model"
-        raise BudgetError(refusal_text(found, experiment, advice=advice))
+        raise BudgetError(refusal_text(lacking, settings, advice=advice))
+    decider = plans[0][1]
     typer.echo(
         f"{experiment.model.name} on samples of {' × '.join(map(str, shape))}, {decider.weights:,} prunable weights, "
         f"{decider.kept(0):,} kept; batches of {experiment.training.batch_size}"
     )
-    for line in plan_lines(found, decider):
-        typer.echo(line)
-    typer.echo(f"  {_grounds(calibrated=decider.step(found.chosen).calibrated, measure=measure)}")
-    least = decider.decide(0)
-    assert isinstance(least, Refusal)
-    smallest = candidate_text(least.smallest, experiment)
-    typer.echo(f"the least that would do: {size_text(least.least)}, with {smallest}")
-    for line in ladder_lines(decider, chosen=found.chosen) if ladder else ():
-        typer.echo(line)
+    for settings, decider, found in plans:
+        assert not isinstance(found, Refusal)
+        if settings is not experiment:
+            typer.echo(f"from round {settings.first_round} on, in float:")
+        for line in plan_lines(found, decider):
+            typer.echo(line)
+        typer.echo(f"  {_grounds(calibrated=decider.step(found.chosen).calibrated, measure=measure)}")
+        least = decider.decide(0)
+        assert isinstance(least, Refusal)
+        smallest = candidate_text(least.smallest, settings)
+        typer.echo(f"the least that would do: {size_text(least.least)}, with {smallest}")
+        for line in ladder_lines(decider, chosen=found.chosen) if ladder else ():
+            typer.echo(line)
 
 
 def _grounds(*, calibrated: bool, measure: bool | None) -> str:
