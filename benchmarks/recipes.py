@@ -121,7 +121,7 @@ def run(*, quick: bool, out: Path) -> dict[str, float]:
     for lines, base in bases:
         for line in lines:
             observer = TerminalObserver(console) if console.is_terminal else PlainObserver(console)
-            path = simulate(line.experiment(base), out=out, observer=observer)
+            path = simulate(line.experiment(base), out=out, workers=1 if quick else None, observer=observer)
             results[line.name] = read_records(path / "metrics.jsonl")
     figures = {f"{name}.{key}": value for name, rows in results.items() for key, value in _figures(rows).items()}
     figures |= _ratios(figures)

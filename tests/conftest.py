@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -22,3 +23,8 @@ os.environ["XDG_CACHE_HOME"] = _cache
 # A busy machine is no failure, and the same examples each time make a red run reproducible.
 settings.register_profile("hedgerow", deadline=None, derandomize=True)
 settings.load_profile("hedgerow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that processes side by side end at about the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.budget.lines import CLASSES, budgets, class_experiment, plans
-from benchmarks.selection.compared import spread
-from benchmarks.trainings import Records, data_sets, records_of
+from benchmarks.trainings import Figures, Found, Records, data_sets, found_of, line_figures, points_over, spread
 
 __all__ = ["classes", "summarised"]
-
-Figures = dict[str, float]
-Runs = Mapping[str, Mapping[int, Records]]
-"""What each line left behind, by seed."""
 
 
 def classes(data: Sequence[str], *, seeds: Sequence[int], quick: bool, out: Path, console: Console) -> Figures:
@@ -27,35 +22,39 @@ def classes(data: Sequence[str], *, seeds: Sequence[int], quick: bool, out: Path
         for size, plan in plans(data=settings, quick=quick, smallest=smallest).items():
             named = {"bytes": plan.budget, "predicted_bytes": plan.predicted, "level": plan.chosen.level}
             figures |= {f"classes.budget.{size}.{key}": value for key, value in named.items()}
-        found: dict[str, dict[int, Records]] = {line: {} for line in CLASSES}
-        for seed in seeds:
-            for line in CLASSES:
-                console.print(f"{name}, seed {seed}: memory of {line}")
-                experiment = class_experiment(line, data=settings, seed=seed, quick=quick, smallest=smallest)
-                found[line][seed] = records_of(experiment, quick=quick, out=out, console=console)
+        experiments = {
+            seed: {
+                line: class_experiment(line, data=settings, seed=seed, quick=quick, smallest=smallest)
+                for line in CLASSES
+            }
+            for seed in seeds
+        }
+        found = found_of(experiments, title=f"{name}, memory", quick=quick, out=out, console=console)
         return figures | {f"classes.{figure}": value for figure, value in summarised(found).items()}
     return {}
 
 
-def summarised(found: Runs) -> Figures:
+def summarised(found: Found) -> Figures:
     """Means over the seeds of each line, and points of accuracy between lines with the same seed."""
     figures: Figures = {}
     accuracies: dict[str, dict[int, float]] = {}
     for line, runs in found.items():
-        own = accuracies[line] = {seed: records[-1].accuracy or 0.0 for seed, records in runs.items()}
-        figures |= {
-            f"{line}.accuracy": statistics.mean(own.values()),
-            f"{line}.spread": spread([*own.values()]),
-            f"{line}.seeds": len(runs),
-            f"{line}.kept": statistics.mean(records[-1].kept for records in runs.values()),
-            f"{line}.peak_bytes": statistics.mean(
-                max(r.measured.client_peak_bytes or 0 for r in records) for records in runs.values()
-            ),
-            f"{line}.failures": sum(len(r.failures) for records in runs.values() for r in records),
-            f"{line}.seconds": statistics.mean(sum(r.measured.seconds for r in records) for records in runs.values()),
-        }
-        figures |= {f"{line}.accuracy.{seed}": accuracy for seed, accuracy in own.items()}
+        each = {seed: _figures_of(records) for seed, records in runs.items()}
+        accuracies[line] = {seed: one["accuracy"] for seed, one in each.items()}
+        figures |= line_figures(line, each)
+        figures[f"{line}.failures"] = sum(len(r.failures) for records in runs.values() for r in records)
     for more, less in (("mixed", "small"), ("large", "mixed")):
-        points = [100 * (accuracy - accuracies[less][seed]) for seed, accuracy in accuracies[more].items()]
+        points = points_over(accuracies[more], accuracies[less])
         figures |= {f"{more}_minus_{less}": statistics.mean(points), f"{more}_minus_{less}_spread": spread(points)}
     return figures
+
+
+def _figures_of(records: Records) -> Figures:
+    # Devices that plan measure what their process held, which a profiler would add to.
+    held = [r.measured.client_held_bytes for r in records if r.measured.client_held_bytes is not None]
+    return {
+        "accuracy": records[-1].accuracy or 0.0,
+        "kept": records[-1].kept,
+        **({"held_bytes": max(held)} if held else {}),
+        "seconds": sum(r.measured.seconds for r in records),
+    }

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.budget.lines import LINES, QUICK_LINES, experiment_of
-from benchmarks.selection.compared import spread
-from benchmarks.trainings import Records, data_sets, records_of
+from benchmarks.trainings import Figures, Found, Records, data_sets, found_of, line_figures, points_over, spread
 
 __all__ = ["fedmef", "summarised"]
 
 _PLAIN, _OURS = "rigl", "fedmef"
-
-Figures = dict[str, float]
-Runs = Mapping[str, Mapping[int, Records]]
-"""What each line left behind, by seed."""
 
 
 def fedmef(
@@ -28,43 +23,41 @@ def fedmef(
     figures: Figures = {}
     there, lines = [], QUICK_LINES if quick else tuple(LINES)
     for name, settings in data_sets(data, out=out, console=console):
-        found: dict[str, dict[int, Records]] = {line: {} for line in lines}
-        for seed in seeds:
-            for line in lines:
-                console.print(f"{name}, seed {seed}: {line}")
-                experiment = experiment_of(line, data=settings, seed=seed, quick=quick)
-                found[line][seed] = records_of(experiment, quick=quick, out=out, console=console)
+        experiments = {
+            seed: {line: experiment_of(line, data=settings, seed=seed, quick=quick) for line in lines} for seed in seeds
+        }
+        found = found_of(experiments, title=name, quick=quick, out=out, console=console)
         figures |= {f"fedmef.{name}.{figure}": value for figure, value in summarised(found).items()}
         there.append(name)
     return figures, there
 
 
-def summarised(found: Runs) -> Figures:
+def summarised(found: Found) -> Figures:
     """Means over the seeds of each line, and what `fedmef` has beyond `rigl` with the same seed."""
     figures: Figures = {}
     accuracies: dict[str, dict[int, float]] = {}
     for line, runs in found.items():
-        own = accuracies[line] = {seed: records[-1].accuracy or 0.0 for seed, records in runs.items()}
-        peaks = {seed: _peaks(records) for seed, records in runs.items()}
-        figures |= {
-            f"{line}.accuracy": statistics.mean(own.values()),
-            f"{line}.spread": spread([*own.values()]),
-            f"{line}.seeds": len(runs),
-            f"{line}.kept": statistics.mean(records[-1].kept for records in runs.values()),
-            f"{line}.peak_bytes": statistics.mean(max(both) for both in peaks.values()),
-            f"{line}.training_bytes": statistics.mean(training for training, _ in peaks.values()),
-            f"{line}.growth_bytes": statistics.mean(growth for _, growth in peaks.values()),
-            f"{line}.bytes_both": statistics.mean(
-                sum(r.all_bytes_up + r.all_bytes_down for r in records[1:]) for records in runs.values()
-            ),
-            f"{line}.seconds": statistics.mean(sum(r.measured.seconds for r in records) for records in runs.values()),
-        }
-        figures |= {f"{line}.accuracy.{seed}": accuracy for seed, accuracy in own.items()}
-    points = [100 * (accuracy - accuracies[_PLAIN][seed]) for seed, accuracy in accuracies[_OURS].items()]
+        each = {seed: _figures_of(records) for seed, records in runs.items()}
+        accuracies[line] = {seed: one["accuracy"] for seed, one in each.items()}
+        figures |= line_figures(line, each)
+    points = points_over(accuracies[_OURS], accuracies[_PLAIN])
     return figures | {
         "less_memory": 1 - figures[f"{_OURS}.peak_bytes"] / figures[f"{_PLAIN}.peak_bytes"],
         "points": statistics.mean(points),
         "points_spread": spread(points),
+    }
+
+
+def _figures_of(records: Records) -> Figures:
+    training, growth = _peaks(records)
+    return {
+        "accuracy": records[-1].accuracy or 0.0,
+        "kept": records[-1].kept,
+        "peak_bytes": max(training, growth),
+        "training_bytes": training,
+        "growth_bytes": growth,
+        "bytes_both": sum(r.all_bytes_up + r.all_bytes_down for r in records[1:]),
+        "seconds": sum(r.measured.seconds for r in records),
     }
 
 

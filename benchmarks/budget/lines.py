@@ -68,7 +68,13 @@ _FLEET: Overrides = {
     "budget.plan": True,
     "budget.levels": [1.0, 0.5, 0.25, 0.125],
 }
-_QUICK_FLEET: Overrides = {"model.name": "conv4", "rounds": 2, "training.steps": 4}
+_QUICK_FLEET: Overrides = {
+    "model.name": "conv4",
+    "rounds": 2,
+    "fleet.clients": 6,
+    "fleet.cohort": 3,
+    "training.steps": 4,
+}
 """A network that is large beside what any request takes, or all budgets would do for all of it."""
 
 

@@ -40,16 +40,21 @@ _ACCURACY: Columns = {
     "spread": ("±", lambda value: number_text(100 * value, 2)),
     "seeds": ("seeds", number(0)),
     "kept": ("kept", number(0)),
-    "peak_bytes": ("measured peak", bytes_text),
 }
 _FEDMEF: Columns = {
     **_ACCURACY,
+    "peak_bytes": ("measured peak", bytes_text),
     "training_bytes": ("training", bytes_text),
     "growth_bytes": ("search", bytes_text),
     "bytes_both": ("up and down", bytes_text),
     "seconds": ("seconds", number(0)),
 }
-_CLASSES: Columns = {**_ACCURACY, "failures": ("failures", number(0)), "seconds": ("seconds", number(0))}
+_CLASSES: Columns = {
+    **_ACCURACY,
+    "held_bytes": ("held", bytes_text),
+    "failures": ("failures", number(0)),
+    "seconds": ("seconds", number(0)),
+}
 _BUDGETS: Columns = {
     "bytes": ("memory", bytes_text),
     "predicted_bytes": ("predicted", bytes_text),

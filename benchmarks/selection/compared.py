@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.selection.lines import CHOSEN, POOL, pool_line
-from benchmarks.selection.runs import Found, figures_of
+from benchmarks.selection.runs import figures_of
+from benchmarks.trainings import Figures, Found, line_figures, points_over, spread
 
-__all__ = ["CHOICE", "PAIRS", "Choice", "choices", "compared", "spread", "summarised"]
+__all__ = ["CHOICE", "PAIRS", "Choice", "choices", "compared", "summarised"]
 
 CHOICE = "choice"
 PAIRS: Sequence[tuple[str, str]] = (
@@ -21,7 +22,6 @@ PAIRS: Sequence[tuple[str, str]] = (
 """Each line and what it is compared with; `pool` is the mean over the static masks made as the candidates are, and
 `choice` the one of them that is made as the candidate is that the devices of `fedtiny` chose."""
 
-Figures = dict[str, float]
 Accuracies = Mapping[str, Mapping[int, float]]
 """Fractions of the test samples after the last round, by line and seed."""
 
@@ -46,15 +46,6 @@ class Choice:
     them were trained."""
 
 
-def spread(values: Sequence[float]) -> float:
-    """The sample's standard deviation; 0 of a single value.
-
-    >>> spread([1.0, 3.0, 5.0]), spread([1.0])
-    (2.0, 0.0)
-    """
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def summarised(found: Found, *, pool: Sequence[str], channels: int) -> Figures:
     """Figures of all lines of a case, and of what is compared; names begin with the line or the pair.
 
@@ -68,10 +59,7 @@ def summarised(found: Found, *, pool: Sequence[str], channels: int) -> Figures:
     for line, runs in found.items():
         each = {seed: figures_of(records, channels=channels) for seed, records in runs.items()}
         of[line] = {seed: one["accuracy"] for seed, one in each.items()}
-        names = next(iter(each.values()))
-        figures |= {f"{line}.{name}": statistics.mean(one[name] for one in each.values()) for name in names}
-        figures |= {f"{line}.spread": spread([*of[line].values()]), f"{line}.seeds": len(each)}
-        figures |= {f"{line}.accuracy.{seed}": accuracy for seed, accuracy in of[line].items()}
+        figures |= line_figures(line, each)
     ranks: dict[str, list[int]] = {}
     for choice in choices(found):
         figures[f"{choice.line}.winner.{choice.seed}"] = choice.winner
@@ -91,7 +79,7 @@ def compared(of: Accuracies, *, pool: Sequence[str]) -> Figures:
     figures: Figures = {}
     for one, other in PAIRS:
         if one in of and other in of:
-            points = [100 * (accuracy - of[other][seed]) for seed, accuracy in of[one].items()]
+            points = points_over(of[one], of[other])
             named = {"points": statistics.mean(points), "spread": spread(points), "least": min(points)}
             figures |= {f"{one}_over_{other}.{name}": value for name, value in named.items()}
     return figures

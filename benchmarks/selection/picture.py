@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from benchmarks.selection.compared import spread
 from benchmarks.selection.lines import CHOSEN, POOL
+from benchmarks.trainings import spread
 from hedgerow.files import write_atomically
 from hedgerow.server.report.svg import drawing
 from hedgerow.units import percent_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +10,13 @@ from rich.console import Console
 
 from benchmarks.selection.lines import Run
 from benchmarks.selection.wanted import Wanted
-from benchmarks.trainings import Records, data_sets, records_of
+from benchmarks.trainings import Found, Records, data_sets, found_of
 from hedgerow.assembly import dataset_of, model_of
 from hedgerow.config import Experiment
 from hedgerow.recalibration import norm_channels
 from hedgerow.telemetry import SelectionRecord
 
-__all__ = ["Case", "Found", "figures_of", "trained", "upload_share"]
-
-Found = Mapping[str, Mapping[int, Records]]
-"""What each line's runs left behind, by seed."""
+__all__ = ["Case", "figures_of", "trained", "upload_share"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +45,17 @@ def trained(wanted: Wanted, *, quick: bool, out: Path, console: Console) -> Iter
     """
     for data, settings in data_sets(wanted.data if wanted.lines else (), out=out, console=console):
         for density in wanted.densities:
-            found: dict[str, dict[int, Records]] = {line: {} for line in wanted.lines}
-            # Seed by seed, so that lines can be compared before all are done.
-            for seed in wanted.seeds:
-                for line in wanted.lines:
-                    console.print(f"{data}, density {density:g}, seed {seed}: {line}")
-                    experiment = Run(line=line, density=density, seed=seed).experiment(settings, quick=quick)
-                    found[line][seed] = records_of(experiment, quick=quick, out=out, console=console)
-            yield Case(data=data, density=density), found, _channels(experiment)
+            experiments = {
+                seed: {
+                    line: Run(line=line, density=density, seed=seed).experiment(settings, quick=quick)
+                    for line in wanted.lines
+                }
+                for seed in wanted.seeds
+            }
+            title = f"{data}, density {density:g}"
+            found = found_of(experiments, title=title, quick=quick, out=out, console=console)
+            any_run = experiments[wanted.seeds[0]][wanted.lines[0]]
+            yield Case(data=data, density=density), found, _channels(any_run)
 
 
 def figures_of(records: Records, *, channels: int) -> dict[str, float]:

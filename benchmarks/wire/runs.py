@@ -50,7 +50,7 @@ def measured(*, quick: bool, out: Path) -> dict[str, float]:
         # Seed by seed, so that lines can be compared before all are done.
         for run in (_Run(line, density, seed) for seed in seeds for line in LINES):
             observer = TerminalObserver(console) if console.is_terminal else PlainObserver(console)
-            path = simulate(run.experiment(quick=quick), out=out, observer=observer)
+            path = simulate(run.experiment(quick=quick), out=out, workers=1 if quick else None, observer=observer)
             of.setdefault(run.line, []).append(_figures(read_records(path / "metrics.jsonl")))
         for line, found in of.items():
             mean = {key: statistics.mean(one[key] for one in found) for key in found[0]}

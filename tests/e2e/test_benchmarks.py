@@ -96,6 +96,7 @@ def explained(name: str) -> bool:
     return f"`{stem}" in readme
 
 
+@pytest.mark.slow
 def test_the_quick_version_prints_its_table_and_writes_flat_figures(tmp_path: Path) -> None:
     done = bench("recipes", "--quick", "--json", tmp_path / "figures.json", "--out", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
@@ -146,6 +147,7 @@ def test_joined_devices_end_with_the_model_of_a_simulation_through_kills(tmp_pat
     assert [name for name in figures if not explained(name)] == []
 
 
+@pytest.mark.slow
 def test_steps_of_kept_weights_are_timed_beside_dense_ones(tmp_path: Path) -> None:
     done = bench("sparse", "--quick", "--json", tmp_path / "figures.json")
     assert done.returncode == 0, done.stderr
@@ -161,6 +163,7 @@ def test_steps_of_kept_weights_are_timed_beside_dense_ones(tmp_path: Path) -> No
     assert "| Conv-4 | uniform | 0.05 |" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_travels_is_measured_beside_its_entropy(tmp_path: Path) -> None:
     done = bench("wire", "--quick", "--json", tmp_path / "figures.json", "--out", tmp_path / "runs")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -218,6 +221,7 @@ def test_budgets_are_predicted_kept_to_and_trained_with(tmp_path: Path) -> None:
     assert sizes == [sizes[0], 2 * sizes[0], 4 * sizes[0]]
     assert figures["classes.budget.small.level"] > figures["classes.budget.large.level"] == 0
     assert figures["classes.small.kept"] < figures["classes.mixed.kept"] == figures["classes.large.kept"]
+    assert 0 < figures["classes.small.held_bytes"] < figures["classes.large.held_bytes"]
     gain = 100 * (figures["classes.mixed.accuracy"] - figures["classes.small.accuracy"])
     assert figures["classes.mixed_minus_small"] == pytest.approx(gain)
     assert [name for name in figures if not explained(name)] == []
@@ -266,7 +270,7 @@ def test_dynamic_lines_differ_only_in_what_they_are_about() -> None:
 
 def test_classes_have_memory_of_one_two_and_four_and_as_many_clients_each() -> None:
     mixed, small, large = (
-        class_experiment(line, data={"data.name": "digits"}, seed=0, quick=True, smallest=10**7).fleet
+        class_experiment(line, data={"data.name": "digits"}, seed=0, quick=False, smallest=10**7).fleet
         for line in ("mixed", "small", "large")
     )
     assert [device.memory_bytes for device in mixed.devices] == [10**7, 2 * 10**7, 4 * 10**7]

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hedgerow.telemetry import read_records
-from tests.e2e.command import hedgerow, lasting, only_run, start
-from tests.e2e.test_fedtiny import rounds, wait_for
+from tests.e2e.command import hedgerow, lasting, only_run
+from tests.e2e.killing import adjusting, kill, rounds
 
-FEDDST = (
-    "simulate",
-    "--recipe=feddst",
-    "--model=lenet5",
-    "--density=0.2",
-    "--rounds=4",
-    "--set=fleet.clients=3",
-    "--set=fleet.cohort=3",
-    "--set=training.epochs=1",
-    "--set=training.steps=5",
-    "--set=training.kernels=dense",
-    "--set=adjustment.every=1",
-    "--set=adjustment.until=3",
-    "--set=wire.down=bf16",
-    "--set=wire.up=uniform",
-)
-"""A run of seconds, whose mask changes in all rounds but the last."""
+FEDDST = adjusting("feddst")
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +36,10 @@ def test_each_adjustment_changes_the_mask_and_no_density(finished: Path) -> None
 def test_a_run_of_one_worker_that_is_killed_twice_ends_with_the_bits_of_two_undisturbed(
     finished: Path, tmp_path: Path
 ) -> None:
-    for reached in (1, 2):
-        process = start(*FEDDST, "--workers=1", cwd=tmp_path)
-        wait_for(functools.partial(played, reached, tmp_path), process.poll)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, "it had not ended yet"
+    moments: list[Callable[[Path], bool]] = [lambda cwd: rounds(cwd) >= 1, lambda cwd: rounds(cwd) >= 2]
+    for reached in moments:
+        kill(*FEDDST, "--workers=1", cwd=tmp_path, reached=reached)
     assert rounds(tmp_path) < 4
     out, _ = hedgerow(*FEDDST, "--workers=1", cwd=tmp_path)
     assert "resuming after round" in out
     assert lasting(only_run(tmp_path)) == lasting(finished)
-
-
-def played(reached: int, cwd: Path) -> bool:
-    return rounds(cwd) >= reached

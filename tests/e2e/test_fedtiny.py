@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from hedgerow.telemetry import read_records
 from tests.e2e.command import hedgerow, lasting, only_run, start
+from tests.e2e.killing import kill, rounds, wait_for
 
 FEDTINY = (
     "--recipe=fedtiny",
@@ -86,11 +85,7 @@ def test_a_run_of_one_worker_killed_while_choosing_and_later_ends_with_the_bits_
     moments: list[Callable[[Path], bool]] = [choosing, lambda cwd: rounds(cwd) >= 1, lambda cwd: rounds(cwd) >= 2]
     seen = []
     for reached in moments:
-        process = start(*arguments, cwd=tmp_path)
-        wait_for(functools.partial(reached, tmp_path), process.poll)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, "it had not ended yet"
+        kill(*arguments, cwd=tmp_path, reached=reached)
         seen.append(rounds(tmp_path))
     assert seen[0] == -1, "nothing was chosen yet"
     assert 2 <= seen[2] < 5, "the mask had changed"
@@ -120,17 +115,3 @@ def test_a_pool_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
 def choosing(cwd: Path) -> bool:
     """Whether a client has kept the networks that it was sent to choose from."""
     return any(path.stat().st_size > 50_000 for path in cwd.glob("runs/*/clients.sqlite*"))
-
-
-def rounds(cwd: Path) -> int:
-    """The last round that is on disk; -1 where none is."""
-    found = list(cwd.glob("runs/*/checkpoint.safetensors"))
-    return read_records(only_run(cwd) / "metrics.jsonl")[-1].round if found else -1
-
-
-def wait_for(reached: Callable[[], bool], ended: Callable[[], int | None]) -> None:
-    deadline = time.monotonic() + 120
-    while not reached():
-        assert ended() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_reason(tmp_path: Path) 
     assert "0 of 3 clients gave a usable reply" in err
     assert "the loss became nan" in err
     assert "client-000" in err
-    hedgerow("simulate", "--recipe=fedavg", *TINY, "--density=1", cwd=tmp_path)
+    hedgerow("simulate", "--recipe=fedavg", *TINY, "--density=1", "--workers=1", cwd=tmp_path)
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import signal
 from pathlib import Path
 
 import pytest
 
 from hedgerow.telemetry import read_records
-from tests.e2e.command import hedgerow, lasting, only_run, start
-from tests.e2e.test_fedtiny import rounds, wait_for
+from tests.e2e.command import hedgerow, lasting, only_run
+from tests.e2e.killing import adjusting, kill, rounds
 
-PRUNEFL = (
-    "simulate",
-    "--recipe=prunefl",
-    "--model=lenet5",
-    "--density=0.2",
-    "--rounds=4",
-    "--set=fleet.clients=3",
-    "--set=fleet.cohort=3",
-    "--set=training.epochs=1",
-    "--set=training.steps=5",
-    "--set=training.kernels=dense",
-    "--set=adjustment.every=1",
-    "--set=adjustment.until=3",
-    "--set=wire.down=bf16",
-    "--set=wire.up=uniform",
-)
-"""A run of seconds, whose mask changes in all rounds but the last."""
+PRUNEFL = adjusting("prunefl")
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +39,8 @@ def test_each_adjustment_moves_weights_between_layers_and_the_density_stays(fini
 def test_a_run_of_one_worker_that_is_killed_ends_with_the_bits_of_two_undisturbed(
     finished: Path, tmp_path: Path
 ) -> None:
-    process = start(*PRUNEFL, "--workers=1", cwd=tmp_path)
-    wait_for(functools.partial(played, 2, tmp_path), process.poll)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, "it had not ended yet"
+    kill(*PRUNEFL, "--workers=1", cwd=tmp_path, reached=lambda cwd: rounds(cwd) >= 2)
     assert rounds(tmp_path) < 4
     out, _ = hedgerow(*PRUNEFL, "--workers=1", cwd=tmp_path)
     assert "resuming after round" in out
     assert lasting(only_run(tmp_path)) == lasting(finished)
-
-
-def played(reached: int, cwd: Path) -> bool:
-    return rounds(cwd) >= reached

@@ -1,8 +1,8 @@
 """Rounds that change the mask: what is asked and refused, which weights go and come, and what the next round says."""
 
+import functools
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,73 +12,41 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedgerow.assembly import mask_of
-from hedgerow.client.answer import Workshop
 from hedgerow.codec import Growth, decode_payload, encode_payload, has_mask
 from hedgerow.config import AdjustmentSettings, Experiment, ExtrusionSettings, load_experiment
 from hedgerow.exchange import growth_section
 from hedgerow.files import unsealed
-from hedgerow.pruning import Mask, adjustment_of
-from hedgerow.server.bench import Bench
-from hedgerow.server.cohort import cohort_of
+from hedgerow.pruning import adjustment_of
 from hedgerow.server.fleet import Request
-from hedgerow.server.history import History, MemoryHistory
-from hedgerow.server.journal import SqliteJournal
+from hedgerow.server.history import MemoryHistory
 from hedgerow.server.outgoing import NEW
-from hedgerow.server.progress import Observer
-from hedgerow.server.rounds import Round, play_round
-from hedgerow.server.state import RoundState
+from hedgerow.server.rounds import Round
 from hedgerow.telemetry import AdjustmentRecord
 from hedgerow.v1 import payload_pb2 as pb
 from tests.device_fleet import FIRST, Devices
-from tests.unit.test_answer import experiment_with as real_experiment_with
+from tests.unit.adjusting import (
+    ADJUSTMENT,
+    COHORT,
+    GRADIENTS,
+    KEPT,
+    LIMIT,
+    SIGNS,
+    WEIGHTS,
+    Growing,
+    Run,
+    goes_on_where_it_was_killed,
+    kept_positions,
+)
 from tests.unit.test_rounds import (
     EVERYONE,
     MASK,
     InMemoryFleet,
-    KilledError,
     exchange_of,
     experiment_with,
     first_state,
-    killed_after,
     play,
     same,
 )
-
-LIMIT = 10**7
-ADJUSTMENT = {"every": 1, "until": 1, "rate": 1.0}
-"""In round 1 half of each tensor, rate/2 · (1 + cos(π/2)): 2 of the 4 weights of `a`; of `b` nothing is pruned."""
-WEIGHTS = experiment_with(others={"representation": "weights", "adjustment": ADJUSTMENT})
-SIGNS = experiment_with(others={"adjustment": ADJUSTMENT})
-COHORT = cohort_of(WEIGHTS, sorted(EVERYONE), round=1)
-KEPT = np.array([0.5, -0.125, 0.25, -0.0625, 1, -1, 1], dtype=np.float32)
-"""Of `a` at positions 0, 3, 6 and 9."""
-
-# 100, 101, 103, 104 and 105 have 1, 2, 4, 5 and 1 samples.
-GRADIENTS: dict[int, dict[int, float]] = {
-    node: {1: -12.0, 2: 1.0} if node == 100 else {2: 1.0, 5: -2.0} for node in COHORT
-}
-"""Means of -12/13 at 1, of 1 at 2 and of -24/13 at 5: who says nothing counts as 0."""
-
-
-@dataclass
-class Growing(InMemoryFleet):
-    """Says these gradients of `a` too, where they are asked for, and whoever they are asked of."""
-
-    gradients: Mapping[int, Mapping[int, float]] = field(default_factory=lambda: GRADIENTS)
-    silent: frozenset[int] = frozenset()
-    experiment: Experiment = WEIGHTS
-
-    def _answer(self, request: Request) -> bytes:
-        header, _ = decode_payload(request.payload, limit=LIMIT)
-        payload = super()._answer(request)
-        if not header.growth or request.node in self.silent:
-            return payload
-        reply, sections = decode_payload(payload, limit=LIMIT)
-        own = sorted(self.gradients[request.node].items())
-        found = {"a.weight": (np.array([p for p, _ in own], dtype=np.int64), np.array([v for _, v in own], np.float32))}
-        said = growth_section(found, mask=self.mask, growth=header.growth, wire=self.experiment.wire)
-        return encode_payload(reply, [*sections.values(), said])
 
 
 def adjusted(fleet: Growing | None = None, *, experiment: Experiment = WEIGHTS, **named: Any) -> Round:
@@ -86,10 +54,6 @@ def adjusted(fleet: Growing | None = None, *, experiment: Experiment = WEIGHTS, 
     fleet = Growing(stride=0.0) if fleet is None else fleet
     fleet.experiment = experiment
     return play(first_state(kept=KEPT, held=dict.fromkeys(EVERYONE, 0)), fleet, experiment=experiment, **named)
-
-
-def kept_positions(mask: Mask, name: str = "a.weight") -> list[int]:
-    return np.flatnonzero(mask[name].numpy().reshape(-1)).tolist()
 
 
 def test_the_smallest_weights_go_and_those_with_the_largest_mean_gradients_come() -> None:
@@ -255,19 +219,7 @@ def test_whatever_devices_say_every_tensor_keeps_as_many_weights(gradients: dict
 
 @pytest.mark.parametrize("count", range(6))
 def test_a_round_that_adjusts_goes_on_where_it_was_killed_with_the_same_mask(count: int, tmp_path: Path) -> None:
-    undisturbed = adjusted()
-    with SqliteJournal(tmp_path / "journal.sqlite") as journal:
-        if count < 5:
-            with pytest.raises(KilledError):
-                adjusted(Growing(stride=0.0, before_reply=killed_after(count)), journal=journal)
-        else:
-            adjusted(journal=journal)
-        fleet = Growing(stride=0.0, order=lambda requests: requests[::-1])
-        again = adjusted(fleet, journal=journal)
-    assert sorted(fleet.asked) == COHORT[count:]
-    assert same(again, undisturbed)
-    assert again.state.mask.digest == undisturbed.state.mask.digest
-    assert (again.state.since, again.adjustment) == (undisturbed.state.since, undisturbed.adjustment)
+    goes_on_where_it_was_killed(adjusted, functools.partial(Growing, stride=0.0), count=count, folder=tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -294,35 +246,6 @@ def test_the_bytes_of_gradients_are_counted_by_kind() -> None:
     assert up["top_k/float32"].entropy == pytest.approx(5 * (2 * 4 + 8 * 0.8112781 / 8), rel=1e-6)
     assert up["top_k/float32"].entropy <= up["top_k/float32"].bytes
     assert sum(s.entropy for s in up.values()) == pytest.approx(sum(played.fold.entropies))
-
-
-class Run:
-    """Rounds of real devices, of which every second adjusts the mask."""
-
-    def __init__(self, representation: str, **changes: object) -> None:
-        settings: dict[str, Any] = {
-            "representation": representation,
-            "training": {"kernels": "dense"},
-            "fleet": {"clients": 30, "cohort": 3},
-            "pruning": {"saliency": "random", "density": 0.05},
-            "adjustment": {"every": 2, "until": 6, "blocks": 2},
-            "wire": {"down": "bf16"},
-        }
-        self.experiment = real_experiment_with(**{**settings, **changes})
-        self.bench, self.workshop = Bench.of(self.experiment), Workshop(self.experiment)
-
-    def first(self) -> RoundState:
-        return self.bench.start(mask_of(self.experiment, self.bench.initial, self.bench.dataset.input_shape))
-
-    def play(self, state: RoundState, devices: Devices, *, history: History | None = None) -> Round:
-        return play_round(
-            state,
-            experiment=self.experiment,
-            exchange=self.bench.exchange,
-            fleet=devices,
-            observer=Observer(),
-            history=history,
-        )
 
 
 @pytest.mark.parametrize("representation", ["weights", "signs"])

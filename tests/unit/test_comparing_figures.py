@@ -99,6 +99,25 @@ def test_a_line_is_the_mean_over_its_seeds_and_their_standard_deviation(tmp_path
     assert (first.beaten_by, second.beaten_by) == (("b",), ())
 
 
+def memory(peak: int | None, held: int | None) -> dict[str, object]:
+    measured = record(0).measured
+    return {"measured": measured.model_copy(update={"client_peak_bytes": peak, "client_held_bytes": held})}
+
+
+def test_lines_whose_devices_plan_are_compared_by_what_these_held(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "a", "b", seeds=1)
+    lines = line_figures(plan, found(plan, a=rounds(0.5, **memory(None, 900)), b=rounds(0.5, **memory(None, 300))))
+    assert lines[1].fewer == {"bytes_both": 1.0, "client_held_bytes": 3.0, "client_seconds": 1.0}
+    assert [line.beaten_by for line in lines] == [("b",), ()]
+
+
+def test_what_one_held_and_another_allocated_at_most_are_not_compared(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "a", "b", seeds=1)
+    lines = line_figures(plan, found(plan, a=rounds(0.5, **memory(None, 900)), b=rounds(0.5, **memory(300, None))))
+    assert lines[1].fewer == {"bytes_both": 1.0, "client_seconds": 1.0}
+    assert [line.beaten_by for line in lines] == [(), ()]
+
+
 def test_lines_are_compared_on_the_seeds_that_both_have_done(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "a", "b")
     runs = [

@@ -266,3 +266,27 @@ def test_a_line_is_said_for_each_run_that_ends(plan: Plan, found: list[Found]) -
         "5/6  a, seed 0: accuracy 70.00%, 900 B, client peak 1.0 kB, 6.00 s; about 32.5 s left",
         f"6/6  c, seed 0: failed: {HOSTILE}",
     ]
+
+
+def test_where_devices_plan_what_they_held_stands_beside_peaks(plan: Plan, tmp_path: Path) -> None:
+    measured = record(0).measured.model_copy(update={"client_peak_bytes": None, "client_held_bytes": 2_000_000})
+    planning = tuple(one.model_copy(update={"measured": measured}) for one in run(0.7))
+    records = {"a": run(0.7), "b": planning, "c": planning}
+    found = [Found(run=one, stage="done", records=records[one.line]) for one in plan.runs]
+    lines = line_figures(plan, found)
+    text = io.StringIO()
+    print_comparison(Console(file=text), lines, seeds=plan.seeds)
+    cells = [re.split(r"  +", line) for line in text.getvalue().splitlines()[1:4]]
+    assert ["1.0 kB" in row for row in cells] == [True, False, False]
+    assert ["2.0 MB held" in row for row in cells] == [False, True, True]
+    assert "Accuracy and memory held" in text.getvalue()
+    write_comparison(tmp_path, plan, found)
+    page = (tmp_path / "comparison.html").read_text()
+    assert 'id="plot-client-held-bytes"' in page
+    assert page.count("<td>2.0 MB held</td>") == 2 + 4, "lines and runs"
+    assert float(read((tmp_path / "comparison.csv").read_text())[1]["client_held_bytes"]) == 2_000_000
+    said = io.StringIO()
+    teller = Teller(Console(file=said, width=200))
+    teller.ended(found[2].run, found, remaining=None)
+    teller.close()
+    assert "client held 2.0 MB" in said.getvalue()

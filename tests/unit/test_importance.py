@@ -27,7 +27,7 @@ from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.state import RoundState
 from hedgerow.telemetry import AdjustmentRecord
 from tests.device_fleet import Devices
-from tests.unit.test_adjusting_rounds import COHORT, KEPT, LIMIT, Growing, Run, kept_positions
+from tests.unit.adjusting import COHORT, KEPT, LIMIT, Growing, Run, kept_positions
 from tests.unit.test_adjustment import bits_of, found, mask_of
 from tests.unit.test_kept_gradients import floats, summed
 from tests.unit.test_rounds import exchange_of, experiment_with, first_state

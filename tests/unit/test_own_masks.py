@@ -28,28 +28,26 @@ from hedgerow.pruning import Mask, Moves, initial_mask
 from hedgerow.server.aggregation import FloatMean, HeldMean
 from hedgerow.server.fleet import Request
 from hedgerow.server.history import MemoryHistory
-from hedgerow.server.journal import SqliteJournal
 from hedgerow.server.rounds import Round
 from hedgerow.sparse import KeptNetwork, read_vector
 from hedgerow.telemetry import AdjustmentRecord
 from hedgerow.v1 import payload_pb2 as pb
 from tests.device_fleet import Devices
-from tests.unit.test_adjusting_rounds import COHORT, KEPT, LIMIT, Run, kept_positions
+from tests.unit.adjusting import ADJUSTMENT as HALF
+from tests.unit.adjusting import COHORT, KEPT, LIMIT, Run, goes_on_where_it_was_killed, kept_positions
 from tests.unit.test_rounds import (
     EVERYONE,
     FLOATS,
     MASK,
     InMemoryFleet,
-    KilledError,
     exchange_of,
     experiment_with,
     first_state,
-    killed_after,
     play,
     same,
 )
 
-ADJUSTMENT = {"every": 1, "until": 1, "rate": 1.0, "by": "devices"}
+ADJUSTMENT = {**HALF, "by": "devices"}
 """In round 1 each device may exchange 2 of the 4 weights of `a`; of `b` nothing is pruned."""
 OWN = experiment_with(others={"representation": "weights", "adjustment": ADJUSTMENT})
 PLAIN = experiment_with(others={"representation": "weights", "adjustment": ADJUSTMENT, "wire": {"coder": "plain"}})
@@ -279,19 +277,7 @@ def test_what_nobody_holds_is_0_and_known() -> None:
 
 @pytest.mark.parametrize("count", range(6))
 def test_such_a_round_goes_on_where_it_was_killed(count: int, tmp_path: Path) -> None:
-    undisturbed = adjusted()
-    with SqliteJournal(tmp_path / "journal.sqlite") as journal:
-        if count < 5:
-            with pytest.raises(KilledError):
-                adjusted(Choosing(before_reply=killed_after(count)), journal=journal)
-        else:
-            adjusted(journal=journal)
-        fleet = Choosing(order=lambda requests: requests[::-1])
-        again = adjusted(fleet, journal=journal)
-    assert sorted(fleet.asked) == COHORT[count:]
-    assert same(again, undisturbed)
-    assert again.state.mask.digest == undisturbed.state.mask.digest
-    assert (again.state.since, again.adjustment) == (undisturbed.state.since, undisturbed.adjustment)
+    goes_on_where_it_was_killed(adjusted, Choosing, count=count, folder=tmp_path)
 
 
 def own_run(**wire: object) -> Run:

@@ -48,6 +48,11 @@ def test_waiting_and_playing_again_are_told_in_a_line_each(kind: type[PlainObser
     ]
 
 
+def test_where_devices_plan_a_round_tells_what_they_held() -> None:
+    measured = record(1).measured.model_copy(update={"client_peak_bytes": None, "client_held_bytes": 2_000_000})
+    assert "  client held 2.0 MB  2.0 s" in round_text(record(1).model_copy(update={"measured": measured}), rounds=2)
+
+
 @pytest.mark.parametrize("kind", [PlainObserver, TerminalObserver])
 def test_the_choice_of_a_mask_is_one_line_before_that_of_round_0(kind: type[PlainObserver]) -> None:
     written = io.StringIO()

@@ -122,6 +122,11 @@ def test_looking_for_gradients_of_pruned_weights_is_a_phase_of_its_own(state: Ro
     assert found.client_peak_bytes == 900
 
 
+def test_where_no_client_measured_a_step_there_is_no_peak(state: RoundState, bench: Bench) -> None:
+    found = recorded(state, bench, said(0, 0, 0, 1.0)).measured
+    assert (found.client_peak_bytes, found.client_phase_bytes) == (None, None)
+
+
 def test_the_most_that_a_request_held_is_recorded_where_somebody_measured_it(state: RoundState, bench: Bench) -> None:
     measures = replace(said(100, 300, 50, 1.0), held_bytes=5000)
     assert recorded(state, bench, measures, said(1, 2, 3, 1.0)).measured.client_held_bytes == 5000

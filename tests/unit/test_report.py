@@ -407,6 +407,19 @@ def test_missing_numbers_leave_dashes_and_no_empty_picture(build: Build) -> None
     assert shown["Peak client memory"] == ("–", "", "not measured on this system")
 
 
+def test_where_devices_plan_the_memory_that_they_held_is_told(build: Build) -> None:
+    planning = measured(1, client_peak_bytes=None, client_phase_bytes=None, client_held_bytes=2_000_000)
+    records = [record(number, measured=planning) for number in (1, 2)]
+    assert headline(records)["Peak client memory"] == (
+        "2.0 MB",
+        "",
+        "measured, what one client’s process held for a request",
+    )
+    page = build(records)
+    assert "Held for a request" in page
+    assert "what a client’s process took at most while it answered" in page
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_never_reach_the_page(build: Build, bad: float) -> None:
     fields = ("accuracy", "loss", "train_loss", "density", "entropy_up", "entropy_down", "flip_rate", "vote_margin")

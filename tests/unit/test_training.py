@@ -20,7 +20,7 @@ from hedgerow.data import Samples, load_dataset
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.seeds import numpy_generator
 from hedgerow.sparse import sparsify
-from hedgerow.telemetry.memory import allocations, phase
+from hedgerow.telemetry.memory import allocations, phase, unmeasured
 from tests.unit.test_answer import Setting, measures_of
 
 SAMPLES, LABELS = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3
@@ -148,6 +148,14 @@ def test_a_client_trains_in_parts_and_says_so_in_its_memory() -> None:
         assert 0 <= measures.native_share <= 1
         peaks.append(max(measures.forward_bytes, measures.backward_bytes, measures.update_bytes))
     assert peaks[1] < 0.9 * peaks[0]
+
+
+def test_a_client_that_does_not_measure_says_no_peak() -> None:
+    setting = Setting()
+    with unmeasured():
+        answer = setting.workshop.answer(setting.request(mask=setting.mask), client=0, state=ClientState())
+    measures = measures_of(answer)
+    assert (measures.forward_bytes, measures.backward_bytes, measures.update_bytes) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("representation", ["weights", "signs"])

@@ -37,7 +37,7 @@ class Trained:
         steps: optimiser steps taken.
         loss: mean cross-entropy over all steps, weighted by their samples, in nats.
         peaks: measured peak of what torch held for it in each phase of a step: the network, the optimisers' state, and
-            the most that the phase allocates.
+            the most that the phase allocates; 0 where it was not measured.
         seen: samples that went through the network, one as often as it did.
     """
 
@@ -174,7 +174,8 @@ def train(
             before = _lasting_bytes(network.module, optimisers)
             before += sum(one.held_bytes for one in (extrusion, proximal) if one is not None)
             loss, found = allocations(step)
-            peaks = _peaks(before, found)
+            # Where nobody measures, what lasts is no peak.
+            peaks = _peaks(before, found) if found.peak else peaks
         else:
             loss = step()
         if not math.isfinite(loss):

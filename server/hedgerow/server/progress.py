@@ -271,8 +271,9 @@ def round_text(record: RoundRecord, *, rounds: int) -> str:
     accuracy = "" if record.accuracy is None else f"accuracy {percent_text(record.accuracy, decimals=2)}  "
     train = "" if record.train_loss is None else f"train loss {record.train_loss:.3f}  "
     traffic = f"up {bytes_text(record.all_bytes_up)}  down {bytes_text(record.all_bytes_down)}  "
-    peak = record.measured.client_peak_bytes
-    memory = "" if peak is None else f"client peak {bytes_text(peak)}  "
+    peak, held = record.measured.client_peak_bytes, record.measured.client_held_bytes
+    memory = "" if held is None else f"client held {bytes_text(held)}  "
+    memory = memory if peak is None else f"client peak {bytes_text(peak)}  "
     exchanged = "" if record.adjustment is None else f"{adjustment_text(record.adjustment)}  "
     place = f"round {record.round:>{len(str(rounds))}}/{rounds}  "
     return f"{place}{accuracy}{train}{traffic}{memory}{exchanged}{record.measured.seconds:.1f} s"

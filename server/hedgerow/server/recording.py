@@ -116,7 +116,7 @@ def record_of(
             seconds=played.seconds + evaluation_seconds,
             evaluation_seconds=evaluation_seconds,
             client_seconds=math.fsum(m.seconds for m in measures),
-            client_peak_bytes=phases.peak,
+            client_peak_bytes=None if phases is None else phases.peak,
             client_phase_bytes=phases,
             client_held_bytes=_held(measures),
             client_ledger_bytes=_computed(experiment, bench, state.mask, native=share > 0.5),
@@ -136,13 +136,14 @@ def _levels(played: Round) -> tuple[LevelRecord, ...]:
     )
 
 
-def _phases(measures: Sequence[Measures]) -> PhaseBytes:
-    return PhaseBytes(
+def _phases(measures: Sequence[Measures]) -> PhaseBytes | None:
+    phases = PhaseBytes(
         forward=int(max(m.forward_bytes for m in measures)),
         backward=int(max(m.backward_bytes for m in measures)),
         update=int(max(m.update_bytes for m in measures)),
         growth=int(max(m.growth_bytes for m in measures)),
     )
+    return phases if phases.peak else None
 
 
 def _held(measures: Sequence[Measures]) -> int | None:

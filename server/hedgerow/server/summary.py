@@ -69,7 +69,8 @@ def _counted(count: int, what: str) -> str:
 def _memory(records: list[RoundRecord]) -> str:
     known = [r.measured for r in records if r.measured.client_peak_bytes is not None]
     if not known:
-        return ""
+        held = max((r.measured.client_held_bytes or 0 for r in records), default=0)
+        return f"{bytes_text(held)} held at most for a request" if held else ""
     largest = max(known, key=lambda measured: measured.client_peak_bytes or 0)
     computed = largest.client_ledger_bytes
     beside = "" if computed is None else f", {bytes_text(computed.peak)} computed"

@@ -25,7 +25,7 @@ class Measures:
         examples: samples that the client holds; its weight in every mean.
         loss: mean cross-entropy over its steps, in nats.
         seconds: that training took.
-        forward_bytes: measured peak in the phase of a step, as for the next two.
+        forward_bytes: measured peak in the phase of a step, as for the next two; 0 where it was not measured.
         backward_bytes: see above.
         update_bytes: see above.
         native_share: fraction of the kept weights that native kernels computed with.

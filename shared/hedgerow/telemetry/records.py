@@ -80,7 +80,7 @@ class Measured(_Record):
     """Sum of the seconds that the cohort's clients trained."""
     client_peak_bytes: int | None
     """Largest measured peak of what torch held for one client's training, in bytes: network, optimisers' state, and the
-    most that one step allocates. None where no client said."""
+    most that one step allocates. None where no client measured it, as where devices plan for their memory."""
     client_phase_bytes: PhaseBytes | None = None
     """The same by phase, each the largest of any client."""
     client_ledger_bytes: PhaseBytes | None = None

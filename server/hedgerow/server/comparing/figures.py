@@ -13,10 +13,12 @@ from hedgerow.server.comparing.plan import Plan
 from hedgerow.telemetry import RoundRecord
 from hedgerow.units import finite
 
-__all__ = ["AXES", "LineFigures", "RunFigures", "Spread", "line_figures", "run_figures"]
+__all__ = ["AXES", "INSTEAD", "LineFigures", "RunFigures", "Spread", "line_figures", "run_figures"]
 
 AXES = ("accuracy", "bytes_both", "client_peak_bytes", "client_seconds")
 """Figures in which lines are better or worse: of the first more is better, of the others less."""
+INSTEAD: Mapping[str, str] = {"client_peak_bytes": "client_held_bytes"}
+"""What an axis is where lines have nothing on it: devices that plan for their memory measure what they hold only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +87,10 @@ class LineFigures:
         runs: figures by seed.
         over: each figure of `RunFigures` over the seeds; those are missing that no run has.
         points: by how many points of accuracy the line differs from the first one, over the seeds that both have.
-        fewer: how many times fewer bytes (`bytes_both`), memory (`client_peak_bytes`) and seconds (`client_seconds`)
-            than the first line, means over the same seeds.
-        beaten_by: lines that are at least as good on each of `AXES` and better on one.
+        fewer: how many times fewer bytes (`bytes_both`), memory (`client_peak_bytes`, `client_held_bytes`) and seconds
+            (`client_seconds`) than the first line, means over the same seeds.
+        beaten_by: lines that are at least as good on each of `AXES` and better on one. What all lines have instead of
+            one counts as the axis; two kinds of memory are not compared.
     """
 
     name: str
@@ -139,16 +142,18 @@ def line_figures(plan: Plan, found: Iterable[Found]) -> list[LineFigures]:
             done[one.run.line][one.run.seed] = run_figures(one.records)
     first = done[plan.lines[0].name]
     over = {name: _over(runs.values()) for name, runs in done.items()}
+    axes = [_shared(axis, [over[name] for name, runs in done.items() if runs]) for axis in AXES]
     beaten = beaten_by(
-        {name: [_signed(axis, over[name].get(axis)) for axis in AXES] for name, runs in done.items() if runs}
+        {name: [_signed(axis, over[name].get(axis)) for axis in axes] for name, runs in done.items() if runs}
     )
+    costs = (*AXES[1:], *INSTEAD.values())
     return [
         LineFigures(
             name=name,
             runs=runs,
             over=over[name],
             points=_points(runs, first),
-            fewer={axis: factor for axis in AXES[1:] if (factor := _fewer(axis, runs, first)) is not None},
+            fewer={axis: factor for axis in costs if (factor := _fewer(axis, runs, first)) is not None},
             beaten_by=beaten.get(name, ()),
         )
         for name, runs in done.items()
@@ -160,6 +165,14 @@ def _over(runs: Iterable[RunFigures]) -> dict[str, Spread]:
     names = figures[0] if figures else {}
     spreads = {name: Spread.of(f[name] for f in figures if f[name] is not None) for name in names}
     return {name: spread for name, spread in spreads.items() if spread is not None}
+
+
+def _shared(axis: str, lines: Sequence[Mapping[str, Spread]]) -> str:
+    """The axis, or what stands for it where all lines have that and one lacks the axis."""
+    instead = INSTEAD.get(axis)
+    if instead is None or all(axis in line for line in lines):
+        return axis
+    return instead if all(instead in line for line in lines) else axis
 
 
 def _signed(axis: str, spread: Spread | None) -> float | None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from hedgerow.server.comparing.figures import LineFigures
 from hedgerow.server.comparing.folder import Found
 from hedgerow.server.comparing.plots import Curve, Point, curve_chart, scatter_chart
-from hedgerow.server.comparing.rows import COSTS, Cost, axis_of
+from hedgerow.server.comparing.rows import PLOTTED, Cost, axis_of
 from hedgerow.units import percent_text
 
 __all__ = ["Picture", "pictures"]
@@ -31,7 +31,7 @@ class Picture:
 
 def pictures(lines: Sequence[LineFigures], found: Iterable[Found]) -> list[Picture]:
     """Those that there are figures for: accuracy against each cost, and over the rounds."""
-    made = [_scatter(lines, cost) for cost in COSTS]
+    made = [_scatter(lines, cost) for cost in PLOTTED]
     made.append(_curves(lines, list(found)))
     return [picture for picture in made if picture is not None]
 

@@ -8,12 +8,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 
-from hedgerow.server.comparing.figures import AXES, LineFigures, RunFigures, run_figures
+from hedgerow.server.comparing.figures import AXES, INSTEAD, LineFigures, RunFigures, run_figures
 from hedgerow.server.comparing.folder import Found
 from hedgerow.server.comparing.plan import Plan, differing, flat_settings
 
 __all__ = ["comparison_json", "lines_csv", "runs_csv"]
 
+_COSTS = (*AXES[1:], *INSTEAD.values())
 _FIGURES = tuple(field.name for field in fields(RunFigures))
 
 
@@ -22,13 +23,13 @@ def lines_csv(lines: Iterable[LineFigures]) -> str:
     fewer than two seeds are done. Fractions, bytes and seconds are plain numbers.
     """
     heading = ["line", "seeds", *(name for figure in _FIGURES for name in (figure, f"{figure}_sd"))]
-    heading += ["points_over_first", "points_over_first_sd", *(f"fewer_{axis}" for axis in AXES[1:]), "beaten_by"]
+    heading += ["points_over_first", "points_over_first_sd", *(f"fewer_{cost}" for cost in _COSTS), "beaten_by"]
     rows: list[list[object]] = []
     for line in lines:
         row: list[object] = [line.name, len(line.runs)]
         for spread in (*(line.over.get(figure) for figure in _FIGURES), line.points):
             row += [None, None] if spread is None else [spread.mean, spread.deviation]
-        rows.append([*row, *(line.fewer.get(axis) for axis in AXES[1:]), " ".join(line.beaten_by)])
+        rows.append([*row, *(line.fewer.get(cost) for cost in _COSTS), " ".join(line.beaten_by)])
     return _csv(heading, rows)
 
 

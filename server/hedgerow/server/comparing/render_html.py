@@ -17,6 +17,7 @@ from hedgerow.server.comparing.rows import (
     COSTS,
     accuracy_text,
     beaten_text,
+    cost_text,
     count_of_seeds,
     fewer_text,
     points_text,
@@ -98,10 +99,12 @@ def _tiles(lines: Sequence[LineFigures]) -> list[tuple[str, str, str]]:
         name, mean = max(accurate, key=lambda pair: pair[1])
         tiles.append(("Most accurate", percent_text(mean), name))
     for label, cost in zip(("Fewest bytes", "Least memory", "Least device time"), COSTS, strict=True):
-        costs = [(line.name, mean) for line in lines if (mean := line.mean(cost.figure)) is not None]
-        if costs:
-            name, mean = min(costs, key=lambda pair: pair[1])
-            tiles.append((label, cost.text(mean), name))
+        # Where no line has the figure, what stands for it.
+        figures = (cost.figure, *([] if cost.instead is None else [cost.instead.figure]))
+        known = [[(mean, line) for line in lines if (mean := line.mean(figure)) is not None] for figure in figures]
+        if costs := next(filter(None, known), None):
+            _, line = min(costs, key=lambda pair: pair[0])
+            tiles.append((label, cost_text(line, cost), line.name))
     return tiles
 
 
@@ -114,7 +117,7 @@ def _row(line: LineFigures, plan: Plan, mark: str) -> dict[str, object]:
         "accuracy": accuracy_text(line.over.get("accuracy")),
         "points": points_text(line.points),
         "best_accuracy": percent_text(line.mean("best_accuracy"), decimals=2),
-        "costs": [(cost.text(line.mean(cost.figure)), fewer_text(line, cost)) for cost in COSTS],
+        "costs": [(cost_text(line, cost), fewer_text(line, cost)) for cost in COSTS],
         "kept": count_text(line.mean("kept")),
         "beaten_by": beaten_text(line),
     }
@@ -131,7 +134,7 @@ def _run_row(one: Found, place: str) -> dict[str, object]:
         percent_text(figures.accuracy, decimals=2),
         bytes_text(figures.bytes_up),
         bytes_text(figures.bytes_down),
-        bytes_text(figures.client_peak_bytes),
+        cost_text(figures, COSTS[1]),
         seconds_text(figures.client_seconds),
         seconds_text(figures.seconds),
     ]

@@ -10,9 +10,11 @@ from rich.table import Table
 from hedgerow.server.comparing.figures import LineFigures
 from hedgerow.server.comparing.rows import (
     COSTS,
+    PLOTTED,
     Cost,
     accuracy_text,
     beaten_text,
+    cost_text,
     count_of_seeds,
     fewer_text,
     points_text,
@@ -34,7 +36,7 @@ def print_comparison(console: Console, lines: Sequence[LineFigures], *, seeds: S
     wide = console if console.is_terminal else Console(file=console.file, width=_PIPE_WIDTH)
     wide.print(_table(lines, seeds, roomy=wide.width >= _ROOM))
     width = min(_PLOT_WIDTH, wide.width)
-    for cost in COSTS:
+    for cost in PLOTTED:
         marks = marks_of(lines, cost)
         if marks:
             wide.print(f"\n{cost.title}", markup=False, highlight=False)
@@ -60,7 +62,7 @@ def _table(lines: Sequence[LineFigures], seeds: Sequence[int], *, roomy: bool) -
         table.add_column(heading, justify="right")
     table.add_column("beaten by", overflow="fold")
     for place, line in enumerate(lines):
-        costs = [(cost.text(line.mean(cost.figure)), fewer_text(line, cost)) for cost in COSTS]
+        costs = [(cost_text(line, cost), fewer_text(line, cost)) for cost in COSTS]
         table.add_row(
             _LETTERS[place % len(_LETTERS)],
             line.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hedgerow.server.comparing.figures import LineFigures, Spread
+from hedgerow.server.comparing.figures import INSTEAD, LineFigures, RunFigures, Spread
 from hedgerow.units import (
     MISSING,
     bytes_text,
@@ -19,11 +19,13 @@ from hedgerow.units import (
 
 __all__ = [
     "COSTS",
+    "PLOTTED",
     "WIDE",
     "Cost",
     "accuracy_text",
     "axis_of",
     "beaten_text",
+    "cost_text",
     "count_of_seeds",
     "fewer_text",
     "points_text",
@@ -44,6 +46,7 @@ class Cost:
         short: heading of a column.
         less: a word for what is better.
         text: how a value is shown.
+        instead: what is shown of a line that lacks the figure; a column of its own it has not.
     """
 
     figure: str
@@ -52,8 +55,17 @@ class Cost:
     short: str
     less: str
     text: Callable[[float | None], str]
+    instead: Cost | None = None
 
 
+_HELD = Cost(
+    figure=INSTEAD["client_peak_bytes"],
+    title="Accuracy and memory held",
+    label="Most that a client’s process held for a request, measured",
+    short="held",
+    less="less",
+    text=bytes_text,
+)
 COSTS = (
     Cost(
         figure="bytes_both",
@@ -70,6 +82,7 @@ COSTS = (
         short="client peak",
         less="less",
         text=bytes_text,
+        instead=_HELD,
     ),
     Cost(
         figure="client_seconds",
@@ -80,6 +93,29 @@ COSTS = (
         text=seconds_text,
     ),
 )
+PLOTTED = tuple(one for cost in COSTS for one in (cost, cost.instead) if one is not None)
+"""Each kind of memory has a plot of its own, where any line has it."""
+
+
+def cost_text(line: LineFigures | RunFigures, cost: Cost) -> str:
+    """What a line or a run costs; where it has only what stands for the figure, with the word for that.
+
+    >>> line = LineFigures(name="a", runs={}, over={"client_held_bytes": Spread.of([2e6])}, fewer={})
+    >>> cost_text(line, COSTS[1])
+    '2.0 MB held'
+    """
+    own, instead = _value(line, cost), cost.instead
+    held = None if instead is None else _value(line, instead)
+    if instead is None or own is not None or held is None:
+        return cost.text(own)
+    return f"{instead.text(held)} {instead.short}"
+
+
+def _value(line: LineFigures | RunFigures, cost: Cost) -> float | None:
+    if isinstance(line, LineFigures):
+        return line.mean(cost.figure)
+    found: float | None = getattr(line, cost.figure)
+    return found
 
 
 def accuracy_text(spread: Spread | None) -> str:
@@ -116,7 +152,7 @@ def fewer_text(line: LineFigures, cost: Cost) -> str:
     """
     factor = line.fewer.get(cost.figure)
     if factor is None:
-        return ""
+        return "" if cost.instead is None else fewer_text(line, cost.instead)
     times = factor_text(max(factor, 1 / factor))
     return times if times == "1.0×" else f"{times} {cost.less if factor > 1 else 'more'}"
 

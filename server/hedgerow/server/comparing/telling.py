@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from hedgerow.server.comparing.figures import run_figures
+from hedgerow.server.comparing.figures import RunFigures, run_figures
 from hedgerow.server.comparing.folder import Found
 from hedgerow.server.comparing.plan import Run
 from hedgerow.units import bytes_text, percent_text, seconds_text
@@ -69,7 +69,7 @@ class Teller:
             figures = run_figures(own.records)
             text += (
                 f"accuracy {percent_text(figures.accuracy, decimals=2)}, {bytes_text(figures.bytes_both)}, "
-                f"client peak {bytes_text(figures.client_peak_bytes)}, {seconds_text(figures.seconds)}"
+                f"client {_memory(figures)}, {seconds_text(figures.seconds)}"
             )
         else:
             text += f"failed: {own.reason or 'it left no result'}"
@@ -82,6 +82,12 @@ class Teller:
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _memory(figures: RunFigures) -> str:
+    if figures.client_peak_bytes is None and figures.client_held_bytes is not None:
+        return f"held {bytes_text(figures.client_held_bytes)}"
+    return f"peak {bytes_text(figures.client_peak_bytes)}"
 
 
 def _remaining(seconds: float | None) -> list[str]:

@@ -189,13 +189,18 @@ def _memory(records: Sequence[RoundRecord]) -> Picture | None:
         return None if ledger is None else ledger.peak
 
     lines = [phase("forward", "Forward", 2), phase("backward", "Backward", 3), phase("update", "Update", 4)]
-    if lines == [None, None, None]:  # of an older version
+    if lines == [None, None, None]:  # of an older version, or where devices plan for their memory
         peak = _line(
             records, lambda r: r.measured.client_peak_bytes, label="Largest of the cohort", colour=3, show=bytes_text
         )
-        lines = [peak]
+        held = _line(
+            records, lambda r: r.measured.client_held_bytes, label="Held for a request", colour=2, show=bytes_text
+        )
+        lines = [peak, held]
     lines.append(_line(records, computed, label="Computed peak", colour=1, show=bytes_text, dashed=True))
     note = "Measured: what torch held at most for one client’s training, the largest of the cohort."
+    if lines[0] is None:
+        note = "Held: what a client’s process took at most while it answered, the largest of the cohort."
     return _picture("memory", "Client peak memory", lines, tick=bytes_text, note=note, zero=True)
 
 

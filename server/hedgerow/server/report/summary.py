@@ -126,7 +126,9 @@ def _bits(records: Sequence[RoundRecord]) -> Tile:
 def _memory(records: Sequence[RoundRecord]) -> Tile:
     known = [r.measured for r in records if r.measured.client_peak_bytes is not None]
     if not known:
-        return Tile(label="Peak client memory", value=MISSING, note="not measured on this system")
+        held = max((r.measured.client_held_bytes or 0 for r in records), default=0)
+        note = "measured, what one client’s process held for a request" if held else "not measured on this system"
+        return Tile(label="Peak client memory", value=bytes_text(held) if held else MISSING, note=note)
     largest = max(known, key=lambda measured: measured.client_peak_bytes or 0)
     computed = largest.client_ledger_bytes
     beside = "" if computed is None else f"; computed: {bytes_text(computed.peak)}"
