@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.budget.lines import LINES, QUICK_LINES, experiment_of
+from benchmarks.budget.lines import LINES, QUICK_LINES, SAME_NETWORK, experiment_of
 from benchmarks.trainings import Figures, Found, Records, data_sets, found_of, line_figures, points_over, spread
 
 __all__ = ["fedmef", "summarised"]
 
-_PLAIN, _OURS = "rigl", "fedmef"
+_PLAIN, _OURS = SAME_NETWORK, "fedmef"
 
 
 def fedmef(
@@ -33,7 +33,7 @@ def fedmef(
 
 
 def summarised(found: Found) -> Figures:
-    """Means over the seeds of each line, and what `fedmef` has beyond `rigl` with the same seed."""
+    """Means over the seeds of each line, and what `fedmef` has beyond the same network and seed trained by `rigl`."""
     figures: Figures = {}
     accuracies: dict[str, dict[int, float]] = {}
     for line, runs in found.items():

@@ -17,6 +17,7 @@ __all__ = [
     "CLASSES",
     "LINES",
     "QUICK_LINES",
+    "SAME_NETWORK",
     "SIZES",
     "Class",
     "Line",
@@ -25,6 +26,10 @@ __all__ = [
     "experiment_of",
     "plans",
 ]
+
+
+SAME_NETWORK = "rigl-nsconv"
+"""The network of `fedmef`, trained by the recipe `rigl`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,12 @@ class Line:
 
 LINES: Mapping[str, Line] = {
     "rigl": Line("rigl", {}),
+    SAME_NETWORK: Line("rigl", {"model.norm": "nsconv", "model.gain": 1.714}),
     "fedmef": Line("fedmef", {}),
     "fedmef-no-extrusion": Line("fedmef", {"extrusion.penalty": 0.0}),
-    "fedmef-batch-norm": Line("fedmef", {"model.norm": "batch", "training.topk_layers": "all"}),
 }
 """Recipes that change their masks alike, on the same splits and cohorts."""
-QUICK_LINES = ("rigl", "fedmef")
+QUICK_LINES = (SAME_NETWORK, "fedmef")
 """A run is a few seconds of starting a worker, however small it is."""
 _QUICK_ADJUSTMENT: Overrides = {"adjustment.every": 2, "adjustment.until": 4}
 
@@ -64,10 +69,15 @@ _FLEET: Overrides = {
     "fleet.cohort": 6,
     "pruning.saliency": "random",
     "pruning.rule": "erk",
-    "pruning.density": 0.4,
+    "pruning.density": 0.05,
+    # Parts of a batch then give the step of the whole.
+    "model.norm": "nsconv",
+    "model.gain": 1.714,
     "budget.plan": True,
     "budget.levels": [1.0, 0.5, 0.25, 0.125],
 }
+_LEAST_PART = 8
+"""Samples at once that the smallest memory is enough for; fewer would do, at several times the seconds."""
 _QUICK_FLEET: Overrides = {
     "model.name": "conv4",
     "rounds": 2,
@@ -107,15 +117,14 @@ def class_experiment(line: str, *, data: Overrides, seed: int, quick: bool, smal
 
 
 def budgets(*, data: Overrides, quick: bool) -> int:
-    """The smallest class's memory in bytes, whole megabytes: enough for an eighth of the kept weights with momentum and
-    activations as they are, by whatever else takes the least.
+    """The smallest class's memory in bytes, whole megabytes: enough for all kept weights with momentum and activations
+    as they are, so many samples at once, by whatever else takes the least.
     """
     decider = _decider(_fleet(data, seed=0, quick=quick, more={}))
-    last = max(candidate.level for candidate in decider.candidates)
     least = min(
-        decider.predict(candidate)
-        for candidate in decider.candidates
-        if candidate.level == last and candidate.momentum and candidate.activations == "exact"
+        decider.predict(one)
+        for one in decider.candidates
+        if one.level == 0 and one.momentum and one.activations == "exact" and one.micro_batch >= _LEAST_PART
     )
     return math.ceil(least * GUARD / 1e6) * 1_000_000
 

@@ -94,9 +94,8 @@ def _long_targets(data: Sequence[str]) -> Iterator[Target]:
             ("less_memory", "less memory", 0.285, _share),
             ("points", "more accurate by", 0.0, _POINTS),
         ):
-            yield Target(
-                title=f"{name}: `fedmef` than `rigl`: {words}", figure=f"fedmef.{name}.{figure}", asked=asked, text=text
-            )
+            title = f"{name}: `fedmef` than `rigl-nsconv`: {words}"
+            yield Target(title=title, figure=f"fedmef.{name}.{figure}", asked=asked, text=text)
     yield Target(title="classes: `mixed` - `small`", figure="classes.mixed_minus_small", asked=0, text=_POINTS)
     yield Target(
         title="classes: `large` - `mixed`", figure="classes.large_minus_mixed", asked=1, at_most=True, text=_POINTS

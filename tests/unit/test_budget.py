@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -155,7 +156,12 @@ def test_penalties_are_what_the_table_says() -> None:
     assert points(way(16), fraction=0.5) == pytest.approx(0.75), "half way between two halvings of the density"
     assert points(way(16), fraction=0.25) == pytest.approx(2.0)
     assert time_of(way(16, recompute=True), experiment=experiment, density=0.5) == pytest.approx(4 / 3, abs=1e-6)
-    assert time_of(way(16), experiment=experiment, density=0.05) == 1.5, "dense kernels, where few weights are kept"
+    assert time_of(way(16), experiment=experiment, density=0.2) == 1.5, "dense kernels, where few weights are kept"
+    assert time_of(way(16), experiment=experiment, density=0.05) == 3.0, "and where very few are"
+    native = loaded("representation=weights", "training.kernels=native", "training.batch_size=32")
+    sizes = [replace(Candidate.of(native), micro_batch=size) for size in (16, 8)]
+    times = [time_of(size, experiment=native, density=0.05) for size in sizes]
+    assert times == [1.0, 2.1], "eight samples leave half of the kernels' lanes idle"
 
 
 @settings(max_examples=30)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from hedgerow.budget.plans import Candidate, Storage
+from hedgerow.budget.plans import Candidate, Kernels, Storage
 from hedgerow.config import Experiment
 from hedgerow.sparse import NATIVE_BELOW
 
@@ -29,9 +29,15 @@ LEAST_LEVEL = 0.25
 """Points that half of the weights cost at least."""
 
 RECOMPUTE_TIME = 4 / 3
-STORAGE_TIME: Mapping[Storage, float] = {"exact": 1.0, "int8": 1.15, "int4": 1.25, "topk": 1.2}
+STORAGE_TIME: Mapping[Storage, float] = {"exact": 1.0, "int8": 2.0, "int4": 2.5, "topk": 1.2}
+"""As measured with Conv-4, native kernels and density 0.05, as are the others."""
 SLOWER_KERNELS_TIME = 1.5
-HALVING_TIME = 1.1
+FEW, FEW_DENSE_TIME = 0.1, 3.0
+"""A density up to which dense kernels take so much longer than native ones."""
+SIDE_BY_SIDE = 16
+"""Samples that native kernels compute at once, with the widest instructions; fewer take as long."""
+HALVING_TIME: Mapping[Kernels, float] = {"native": 2.1, "dense": 1.4}
+"""A sample's, with half of these at once, a quarter, and so on."""
 
 
 def penalty_of(candidate: Candidate, *, experiment: Experiment, density: float, fraction: float = 1.0) -> float:
@@ -68,11 +74,17 @@ def time_of(candidate: Candidate, *, experiment: Experiment, density: float) -> 
     time = STORAGE_TIME[candidate.activations] / STORAGE_TIME[own.activations]
     if candidate.recompute and not own.recompute:
         time *= RECOMPUTE_TIME
-    time *= math.pow(HALVING_TIME, math.log2(own.micro_batch / candidate.micro_batch))
-    faster = "native" if density <= NATIVE_BELOW else "dense"
+    faster: Kernels = "native" if density <= NATIVE_BELOW else "dense"
+    time *= _parts_time(candidate, faster=faster) / _parts_time(own, faster=faster)
     if candidate.kernels not in ("auto", own.kernels, faster):
-        time *= SLOWER_KERNELS_TIME
+        time *= FEW_DENSE_TIME if density <= FEW else SLOWER_KERNELS_TIME
     return round(time, 6)
+
+
+def _parts_time(one: Candidate, *, faster: Kernels) -> float:
+    """What a sample takes that is computed with so few others; 1 with as many as native kernels have at once."""
+    kernels = faster if one.kernels == "auto" else one.kernels
+    return math.pow(HALVING_TIME[kernels], max(0.0, math.log2(SIDE_BY_SIDE / one.micro_batch)))
 
 
 def _parts(candidate: Candidate, experiment: Experiment) -> float:

@@ -17,6 +17,8 @@ __all__ = ["candidate_text", "ladder_lines", "plan_lines", "plan_record", "refus
 
 _STEPS = ("kernels", "recompute", "micro_batch", "activations", "momentum", "level")
 """In the order in which they are told; what costs no accuracy is first."""
+_WORTH_SAYING = 1.15
+"""Estimates of time are not better than that."""
 _PARTS = {0.5: "half", 0.25: "a quarter", 0.125: "an eighth"}
 
 
@@ -52,8 +54,12 @@ def plan_lines(plan: DevicePlan, decider: Decider) -> list[str]:
     if chosen != asked:
         lines.append(f"as asked it would take {size_text(plan.asked_bytes)}, of a step {_parts(decider.ledger(asked))}")
         told = [
-            (_change(step, chosen, experiment), _signed(after - before), _price(step, chosen, experiment))
-            for step, before, after in _walk(plan, decider)
+            (
+                _change(step, chosen, experiment),
+                _signed(decider.predict(after) - decider.predict(before)),
+                f"{_price(step, experiment)}{_longer(decider.cost(after)[1] / decider.cost(before)[1])}",
+            )
+            for step, before, after in _walk(plan)
         ]
         widths = [max(len(row[column]) for row in told) for column in (0, 1)]
         lines += [f"  {what:<{widths[0]}}  {saved:>{widths[1]}}  {price}" for what, saved, price in told]
@@ -136,13 +142,13 @@ def _record(candidate: Candidate, decider: Decider) -> dict[str, Any]:
     }
 
 
-def _walk(plan: DevicePlan, decider: Decider) -> Iterator[tuple[str, int, int]]:
-    """From what was asked to what was chosen, a step at a time: its name, and bytes before and after it."""
+def _walk(plan: DevicePlan) -> Iterator[tuple[str, Candidate, Candidate]]:
+    """From what was asked to what was chosen, a step at a time: its name, and how one trains before and after it."""
     now = plan.asked
     for step in _STEPS:
         after = replace(now, **{step: getattr(plan.chosen, step)})
         if after != now:
-            yield step, decider.predict(now), decider.predict(after)
+            yield step, now, after
             now = after
 
 
@@ -185,12 +191,12 @@ def _change(step: str, to: Candidate, experiment: Experiment) -> str:
             return _level(to, experiment)
 
 
-def _price(step: str, to: Candidate, experiment: Experiment) -> str:
+def _price(step: str, experiment: Experiment) -> str:
     match step:
         case "kernels":
             return "the same result but for rounding"
         case "recompute":
-            return "the same result, about a third more time"
+            return "the same result"
         case "micro_batch" if experiment.model.norm != "batch":
             return "the same result but for rounding"
         case "micro_batch":
@@ -201,6 +207,10 @@ def _price(step: str, to: Candidate, experiment: Experiment) -> str:
             return "plain steps"
         case _:
             return "a smaller network"
+
+
+def _longer(times: float) -> str:
+    return f", about {times:.1f} times as long" if times >= _WORTH_SAYING else ""
 
 
 def _level(candidate: Candidate, experiment: Experiment) -> str:
