@@ -1,13 +1,34 @@
 """The largest activations: exactly as many as asked, the right ones, in the bytes that they say."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hedgerow.activations import FaithfulStorage, TopK
-from hedgerow.errors import ConfigError
+from hedgerow.activations import FaithfulStorage, Packed, TopK, largest
+from hedgerow.activations.largest import unpack_largest
+from hedgerow.errors import ConfigError, TrainingError
+from hedgerow.native.library import Status, status
+
+native = pytest.mark.skipif(not status().available, reason=status().reason)
+KEEP_RATIOS = [1e-9, 0.01, 0.3, 0.5, 0.99, 1.0]
+DENORMAL = 2.0**-149
+
+
+@contextmanager
+def in_numpy() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(largest, "status", lambda: Status(False, "turned off by the test"))
+        yield
+
+
+def bits(x: Tensor) -> Tensor:
+    """What tells -0 from 0, and more."""
+    return x.contiguous().view(-1).view(torch.uint8)
 
 
 def test_the_largest_in_size_are_kept_with_their_signs() -> None:
@@ -76,6 +97,121 @@ def _check(x: Tensor, back: Tensor, *, keep_ratio: float) -> None:
     assert torch.equal(back[kept], x[kept].bfloat16().float())
     if wanted and wanted < x.numel():
         assert float(x[kept].abs().min()) >= float(x[~kept].abs().max())
+
+
+def _packed_both_ways(x: Tensor, *, keep_ratio: float) -> Packed:
+    """As native code packs it, once NumPy has given the same bits both ways."""
+    storage = TopK(keep_ratio=keep_ratio)
+    packed, back = storage.pack(x), storage.pack(x).unpack()
+    with in_numpy():
+        expected = storage.pack(x)
+        expected_back = expected.unpack()
+    for found, wanted in zip((*packed.tensors, back), (*expected.tensors, expected_back), strict=True):
+        assert found.dtype == wanted.dtype
+        assert found.stride() == wanted.stride()
+        assert torch.equal(bits(found), bits(wanted))
+    return packed
+
+
+@native
+@pytest.mark.parametrize("keep_ratio", KEEP_RATIOS)
+@pytest.mark.parametrize("numel", [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 100, 1023, 65_535, 65_537, 200_003])
+def test_native_code_gives_the_same_bits_for_any_number_of_elements(numel: int, keep_ratio: float) -> None:
+    _packed_both_ways(torch.randn(1, numel), keep_ratio=keep_ratio)
+
+
+@native
+@pytest.mark.parametrize("keep_ratio", KEEP_RATIOS)
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(3, 8, 41, 40).relu(),
+        torch.zeros(2, 5003),
+        -torch.zeros(2, 5003),
+        torch.full((2, 5003), -1.5),
+        torch.randint(-3, 4, (3, 50_001)).float(),
+        torch.cat([torch.zeros(1, 100_000), torch.randn(1, 5)], dim=1),
+        torch.cat([torch.randn(1, 5), -torch.zeros(1, 100_000)], dim=1),
+        torch.randint(-9, 10, (3, 5001)) * DENORMAL,
+        torch.exp(20 * torch.randn(3, 50_001)).clamp(max=3.4e38),
+        1 + torch.randint(0, 1 << 16, (3, 50_001)) * 2.0**-23,
+        (torch.arange(1 << 18) % 17 == 0).float()[None] + torch.rand(1, 1 << 18),
+        (torch.arange(1 << 18) % 17 != 0).float()[None] + torch.rand(1, 1 << 18),
+        torch.randn(6, 7, 9, 5).permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+        torch.randn(40, 33).t(),
+        torch.randn(30, 70)[3:, 1::2],
+        torch.randn(0, 4),
+        torch.tensor([[3.4e38, -3.4e38, torch.finfo(torch.float32).max]]),
+        torch.randn(30, 70).double(),
+        torch.randn(30, 70).half(),
+        torch.randn(30, 70).bfloat16(),
+    ],
+    ids=[
+        "rectified",
+        "zeros",
+        "negative zeros",
+        "constant",
+        "ties",
+        "nearly all zero",
+        "zeros last",
+        "denormal",
+        "long tail",
+        "one upper half of the bits",
+        "a sample of large ones",
+        "a sample of small ones",
+        "batch last",
+        "transposed",
+        "with gaps",
+        "empty",
+        "rounded to infinity",
+        "double",
+        "half",
+        "bfloat16",
+    ],
+)
+def test_native_code_gives_the_same_bits_for_any_values(x: Tensor, keep_ratio: float) -> None:
+    _packed_both_ways(x, keep_ratio=keep_ratio)
+
+
+@native
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=70),
+    st.integers(1, 9),
+    st.floats(0.0, 1.0, exclude_min=True),
+)
+def test_native_code_gives_the_same_bits_for_any_batch(values: list[float], times: int, keep_ratio: float) -> None:
+    _packed_both_ways(torch.tensor([values * times]), keep_ratio=keep_ratio)
+
+
+@native
+@pytest.mark.parametrize("numel", [1, 15, 16, 17, 100, 1000])
+def test_native_code_writes_nothing_beyond_the_output(numel: int) -> None:
+    packed = TopK(keep_ratio=0.4).pack(torch.randn(1, numel))
+    room = torch.full((numel + 64,), 7.0)
+    unpack_largest(*packed.tensors, out=room[32 : 32 + numel])
+    assert torch.equal(room[32 : 32 + numel], packed.unpack().view(-1))
+    assert room[:32].eq(7).all()
+    assert room[32 + numel :].eq(7).all()
+
+
+@pytest.mark.parametrize("numel", [1, 5, 16, 40_000])
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused_either_way(value: float, numel: int) -> None:
+    x = torch.randn(1, numel)
+    x[0, numel // 3] = value
+    with pytest.raises(TrainingError, match="holds a NaN, an infinity or values beyond float32"):
+        TopK(keep_ratio=0.3).pack(x)
+    with in_numpy(), pytest.raises(TrainingError, match="holds a NaN, an infinity or values beyond float32"):
+        TopK(keep_ratio=0.3).pack(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_numpy_keeps_exactly_the_largest_too(dtype: torch.dtype) -> None:
+    x = torch.randn(8, 5001).to(dtype)
+    with in_numpy():
+        back = TopK(keep_ratio=0.3).pack(x).unpack()
+    assert back.dtype == dtype
+    assert int((back != 0).sum()) == round(0.3 * x.numel())
 
 
 @pytest.mark.parametrize("keep_ratio", [0.0, -0.1, 1.5, float("nan")])

@@ -74,7 +74,17 @@
     /* The counters of `blocks` blocks from `first` on. */                                                              \
     X(vote_sums, (const uint8_t *const *groups, int64_t group_count, int64_t first, int64_t blocks, int64_t *sums))     \
     /* sums.cpp: the high and low limbs of rint(values * 2^32) are added up, times the weight. */                       \
-    X(add_fixed, (const float *values, int64_t weight, int64_t *high, int64_t *low, int64_t count))
+    X(add_fixed, (const float *values, int64_t weight, int64_t *high, int64_t *low, int64_t count))                     \
+    /* topk.cpp: the size of the wanted-th largest of `count` values, 1 to 2^32 - 1, and how many are larger in size; an \
+       infinity if one is not finite. counts: 2^16 of them. */                                                          \
+    X(topk_threshold, (const float *x, int64_t count, int64_t wanted, uint32_t *counts, float *threshold,               \
+                       int64_t *above))                                                                                 \
+    /* Those that are larger than the threshold, and the first `ties` that are equal to it, which is above 0 then: a    \
+       bitmap of where they are, least significant bit first, and the `held` values that they are, as bfloat16. */      \
+    X(topk_pack, (const float *x, int64_t count, const float *threshold, int64_t ties, int64_t held, uint8_t *bitmap,   \
+                  uint16_t *values))                                                                                    \
+    /* The same back; the others are 0. */                                                                              \
+    X(topk_unpack, (const uint8_t *bitmap, const uint16_t *values, int64_t held, int64_t count, float *x))
 
 namespace hedgerow {
 

@@ -1,4 +1,4 @@
-// What the convolutions need of vectors besides lanes.h, and small arithmetic.
+// What the convolutions and topk.cpp need of vectors besides lanes.h, and small arithmetic.
 #pragma once
 
 #include "lanes.h"
