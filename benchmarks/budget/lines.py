@@ -65,6 +65,7 @@ CLASSES: Mapping[str, tuple[Class, ...]] = {"mixed": SIZES, "small": SIZES[:1], 
 """Each line's classes, with as many clients each."""
 _FLEET: Overrides = {
     "representation": "weights",
+    "rounds": 20,
     "fleet.clients": 12,
     "fleet.cohort": 6,
     "pruning.saliency": "random",

@@ -224,7 +224,7 @@ def test_what_was_measured_puts_predictions_right_and_nothing_else() -> None:
 def test_a_request_holds_four_floats_a_kept_weight_beside_the_step() -> None:
     decider = tiny("budget.plan=true", "budget.levels=[1.0, 0.5]")
     for one in (decider.candidates[0], decider.candidates[-1]):
-        assert decider.request_bytes(one) == 6_000_000 + 16 * decider.kept(one.level)
+        assert decider.request_bytes(one) == 6_000_000 + 3 * 8192 + 16 * decider.kept(one.level)
     assert decider.candidates[-1].level == 1
 
 

@@ -29,6 +29,8 @@ Calibrate: TypeAlias = Callable[[Traced, Candidate], Calibration | None]
 
 _REQUEST = 6_000_000
 """Bytes of Python's objects and of what the allocator does not give back, in networks of 3 to 53 pruned layers."""
+_TENSOR = 8_192
+"""Bytes of the same for each pruned tensor."""
 _COPIES = 4
 """Of each kept weight, as float32, while it is trained: in the request, in its section, in the version that this says,
 and in the version that is remembered from the request before. Some are shorter, as the wire's settings have it."""
@@ -36,6 +38,8 @@ _PIECE = 1 << 16
 """Values of a gradient that are looked at together on the dense path, where not so many grow that it is more."""
 _FOUND = 24
 """Bytes there for each that grows while others are taken in."""
+_TOLD = 64
+"""Bytes for each that grows while it is said where they are."""
 
 
 class Decider:
@@ -68,6 +72,7 @@ class Decider:
         numbers = range(len(levels)) if numbers is None else numbers
         self._kept = dict(zip(numbers, levels, strict=True))
         self._traced = traced(_followed(model), input_shape)
+        self._largest = max((weight.numel() for weight in prunable_tensors(model).values()), default=0)
         self._ledgers: dict[Candidate, Ledger] = {}
         self._steps: dict[Candidate, Prediction] = {}
         self.candidates = candidates(experiment, native=self._native, levels=list(numbers))
@@ -87,7 +92,8 @@ class Decider:
 
     def request_bytes(self, candidate: Candidate) -> int:
         """What a request holds beside the training step, at any time."""
-        return _REQUEST + _COPIES * 4 * self.kept(candidate.level)
+        kept = self._kept[candidate.level]
+        return _REQUEST + _TENSOR * len(kept) + _COPIES * 4 * sum(kept.values())
 
     def reading_bytes(self, candidate: Candidate) -> int:
         """What a network takes while it is made from its mask, which is a byte a weight then."""
@@ -114,7 +120,13 @@ class Decider:
         settings = self.experiment.adjustment
         if settings.every == 0 or settings.density == "cubic":
             return 0
-        return max(self._growth(candidate, native=way) for way in self._ways(candidate))
+        found = max(self._growth(candidate, native=way) for way in self._ways(candidate))
+        kept = self._kept[candidate.level].values()
+        # A byte and 8 for each kept weight of one tensor at a time, and a bit for each weight that may be said.
+        tensor = self._largest + 8 * max(kept, default=0)
+        said = _TOLD * math.ceil(settings.rate * sum(kept)) + tensor + self.weights // 8
+        # The mask is held meanwhile, a bit a weight.
+        return max(found, self.ledger(candidate).lasting + said) + self.weights // 8
 
     def _growth(self, candidate: Candidate, *, native: bool) -> int:
         settings = self.experiment.adjustment

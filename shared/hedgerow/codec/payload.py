@@ -12,6 +12,7 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 
 from hedgerow.codec.coded import Coded
+from hedgerow.codec.varints import varint
 from hedgerow.errors import PayloadError
 from hedgerow.v1 import payload_pb2 as pb
 
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 PAYLOAD_VERSION = 2
+_FIELD_5 = b"\x2a"
+"""Its tag: the field's number, and that a length and so many bytes follow."""
 MOST_LEVELS = 8
 """Parts of a network that one request may name."""
 
@@ -124,11 +127,10 @@ class Candidate:
 
 def encode_payload(header: Header, sections: Iterable[Section], *, candidates: Iterable[Candidate] = ()) -> bytes:
     """The bytes that travel."""
-    return pb.Payload(
-        version=PAYLOAD_VERSION,
-        experiment=header.experiment,
-        round=header.round,
-        mask_digest=header.mask_digest,
+    before = pb.Payload(
+        version=PAYLOAD_VERSION, experiment=header.experiment, round=header.round, mask_digest=header.mask_digest
+    )
+    after = pb.Payload(
         base=header.base,
         tensors=[pb.Tensor(name=t.name, shape=t.shape, prunable=t.prunable) for t in header.tensors],
         task=header.task,
@@ -137,8 +139,21 @@ def encode_payload(header: Header, sections: Iterable[Section], *, candidates: I
         candidates=[
             pb.Candidate(mask_digest=c.mask_digest, sections=map(_message, c.sections.values())) for c in candidates
         ],
-        sections=map(_message, sections),
-    ).SerializeToString(deterministic=True)
+    )
+    # Protocol Buffers would hold the sections in several copies, more than a device has beside its network; messages
+    # one behind the other are one message, with the fields of all.
+    parts = [before.SerializeToString(deterministic=True)]
+    for section in sections:
+        inner = pb.Section(kind=section.kind, codec=section.codec, count=section.count, parameter=section.parameter)
+        parts += _field(inner.SerializeToString(deterministic=True), *_field(section.data))
+    parts.append(after.SerializeToString(deterministic=True))
+    return b"".join(parts)
+
+
+def _field(*data: bytes) -> tuple[bytes, ...]:
+    """Bytes as field 5 of a message, which `Payload.sections` and `Section.data` are; nothing where there are none."""
+    length = sum(map(len, data))
+    return (_FIELD_5, varint(length), *data) if length else ()
 
 
 def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:

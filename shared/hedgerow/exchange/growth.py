@@ -5,7 +5,7 @@ Positions count the pruned weights only, of the tensors that were asked for one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -79,13 +79,17 @@ def growth_section(found: Gradients, *, mask: Mask, growth: Sequence[Growth], wi
         growth: what was asked for; see `asked_counts`.
         wire: how it is coded.
     """
-    tensors = _tensors(mask, growth)
-    parts = [(t.ranks(found[t.name][0]), found[t.name][1]) for t in tensors if t.name in found]
-    positions = np.concatenate([np.zeros(0, dtype=np.int64), *(part[0] for part in parts)])
-    values = np.concatenate([np.zeros(0, dtype=np.float32), *(part[1] for part in parts)])
-    values = np.clip(values, -_LARGEST, _LARGEST)
+    ranks, largest, support = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)], 0
+    # One tensor after the other: where all kept weights are takes more than a device may have.
+    for tensor in _tensors(mask, growth):
+        support = tensor.end
+        if tensor.name in found:
+            positions, gradients = found[tensor.name]
+            ranks.append(tensor.ranks(positions))
+            largest.append(gradients)
+    values = np.clip(np.concatenate(largest), -_LARGEST, _LARGEST)
     codec = pb.CODEC_FLOAT32 if wire.up == "fp32" else pb.CODEC_BFLOAT16
-    return top_k_section(positions, values, support=_support(tensors), codec=codec)
+    return top_k_section(np.concatenate(ranks), values, support=support, codec=codec)
 
 
 def read_growth(sections: Sections, *, mask: Mask, growth: Sequence[Growth]) -> dict[str, tuple[Positions, Floats]]:
@@ -95,8 +99,8 @@ def read_growth(sections: Sections, *, mask: Mask, growth: Sequence[Growth]) -> 
         PayloadError: the section is missing or damaged, a gradient is not finite, or there are more of a tensor than
             were asked for.
     """
-    tensors = _tensors(mask, growth)
-    ranks, values = read_top_k(sections, _support(tensors), most=sum(tensor.most for tensor in tensors))
+    tensors = list(_tensors(mask, growth))
+    ranks, values = read_top_k(sections, tensors[-1].end if tensors else 0, most=sum(tensor.most for tensor in tensors))
     result = {}
     for tensor in tensors:
         begin, end = np.searchsorted(ranks, (tensor.begin, tensor.end))
@@ -207,17 +211,12 @@ def _require_places(growth: Sequence[Growth], tensors: int) -> None:
         raise PayloadError(f"tensor {growth[-1].tensor} is to be adjusted; there are {tensors}", kind="bounds")
 
 
-def _tensors(mask: Mask, growth: Sequence[Growth]) -> list[_Tensor]:
-    names, tensors, end = list(mask), [], 0
+def _tensors(mask: Mask, growth: Sequence[Growth]) -> Iterator[_Tensor]:
+    names, end = list(mask), 0
     for asked in growth:
         if not asked.count:
             continue
         bits = mask[names[asked.tensor]].numpy().reshape(-1)
         kept = np.flatnonzero(bits)
         begin, end = end, end + bits.size - kept.size
-        tensors.append(_Tensor(names[asked.tensor], kept, begin, end, asked.count))
-    return tensors
-
-
-def _support(tensors: Sequence[_Tensor]) -> int:
-    return tensors[-1].end if tensors else 0
+        yield _Tensor(names[asked.tensor], kept, begin, end, asked.count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hedgerow.models.standard import StandardConv2d, StandardLinear
 from hedgerow.pruning import prunable_tensors
@@ -85,8 +86,8 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self._calls: list[Call] = []
         self._elements: list[int] = []
-        self._numbers: dict[int, int] = {}
-        self._alive: list[Tensor] = []  # so that no identity is used twice
+        # What nothing reads any more is forgotten: all activations at once may be more than a device has.
+        self._numbers: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._depth = 0
         self._where = [""]
 
@@ -105,11 +106,11 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if self._depth == 0 and isinstance(result, Tensor) and result.is_floating_point():
-            known = [self._numbers[id(t)] for t in _tensors(args) if id(t) in self._numbers]
-            if known and id(result) not in self._numbers:
+            known = [self._numbers[t] for t in _tensors(args) if t in self._numbers]
+            if known and result not in self._numbers:
                 name = getattr(func, "__name__", "function").strip("_")
                 kind: Kind = (
-                    "relu" if name in ("relu", "relu_") else "view" if _shares(result, self._alive) else "other"
+                    "relu" if name in ("relu", "relu_") else "view" if _shares(result, self._numbers) else "other"
                 )
                 path = f"{self._where[-1]}.{name}".strip(".")
                 self._note(path, kind, inputs=known, output=result)
@@ -141,10 +142,10 @@ class _Recorder(TorchFunctionMode):
             self._where.pop()
             if not leaf or not isinstance(output, Tensor):
                 return
-            inputs = [t for t in _tensors(args) if id(t) in self._numbers]
+            inputs = [t for t in _tensors(args) if t in self._numbers]
             weight = weights.get(id(getattr(module, "weight", None)), "")
             kind = _kind(module, weighted=bool(weight))
-            known = [self._numbers[id(t)] for t in inputs]
+            known = [self._numbers[t] for t in inputs]
             padded = _padded(module, inputs[0]) if inputs else 0
             shape = tuple(inputs[0].shape[1:]) if inputs else ()
             geometry = _geometry(module)
@@ -167,8 +168,7 @@ class _Recorder(TorchFunctionMode):
         geometry: Geometry | None = None,
     ) -> None:
         if kind == "view" and inputs:
-            self._numbers[id(output)] = inputs[0]
-            self._alive.append(output)
+            self._numbers[output] = inputs[0]
         number = self._number(output)
         channels = output.shape[1] if output.dim() > 1 else 1
         self._calls.append(
@@ -186,11 +186,10 @@ class _Recorder(TorchFunctionMode):
         )
 
     def _number(self, tensor: Tensor) -> int:
-        if id(tensor) not in self._numbers:
-            self._numbers[id(tensor)] = len(self._elements)
+        if tensor not in self._numbers:
+            self._numbers[tensor] = len(self._elements)
             self._elements.append(tensor.numel())
-            self._alive.append(tensor)
-        return self._numbers[id(tensor)]
+        return self._numbers[tensor]
 
 
 def _compute_shapes(module: nn.Module) -> None:
