@@ -19,6 +19,13 @@ KEEP_RATIOS = [1e-9, 0.01, 0.3, 0.5, 0.99, 1.0]
 DENORMAL = 2.0**-149
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _native_for_few_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(largest, "_LEAST", 1)
+        yield
+
+
 @contextmanager
 def in_numpy() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

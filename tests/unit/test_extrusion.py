@@ -295,4 +295,4 @@ def test_settings_by_which_nothing_can_be_pressed_are_refused(changes: dict[str,
 def test_the_recipe_presses_what_it_prunes() -> None:
     fedmef = load_experiment(recipe="fedmef", overrides=[])
     assert fedmef.extrusion.penalty > 0
-    assert (fedmef.pruning.saliency, fedmef.pruning.rule, fedmef.adjustment.rate) == ("random", "erk", 0.4)
+    assert (fedmef.pruning.saliency, fedmef.pruning.rule, fedmef.adjustment.rate) == ("random", "erk", 0.3)

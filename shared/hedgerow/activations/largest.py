@@ -24,7 +24,8 @@ _SPREAD = 5.0
 
 # As in topk.cpp.
 _COUNTS = 1 << 16
-_MOST = (1 << 32) - 1
+_LEAST, _MOST = _COUNTS, (1 << 32) - 1
+"""Elements that native code is for: with fewer its counters take more memory than all else."""
 
 _find = Kernel("topk_threshold", POINTER, *[INTEGER] * 2, *[POINTER] * 3)
 _pack = Kernel("topk_pack", POINTER, INTEGER, POINTER, *[INTEGER] * 2, *[POINTER] * 2)
@@ -73,7 +74,7 @@ def unpack_largest(bitmap: Tensor, values: Tensor, *, out: Tensor) -> None:
 
 
 def _is_native(flat: Tensor) -> bool:
-    return status().available and flat.dtype == torch.float32 and 0 < flat.numel() <= _MOST
+    return status().available and flat.dtype == torch.float32 and _LEAST <= flat.numel() <= _MOST
 
 
 def _threshold_native(flat: Tensor, *, wanted: int) -> tuple[Tensor, int]:
