@@ -62,7 +62,7 @@ _BUDGET = {
     r"^prediction\.\w+\.(?:exact|int8|int4|topk)\.": "prediction.MODEL.STORAGE.",
     r"^limit\.(?:mlp|conv4|resnet18|mobilenetv2)\.": "limit.MODEL.",
     r"^fedmef\.(?:fashion-mnist|cifar10-jpeg|digits)\.": "fedmef.DATA.",
-    r"^fedmef\.DATA\.(?:rigl|fedmef[a-z-]*)\.": "fedmef.DATA.LINE.",
+    r"^fedmef\.DATA\.(?:rigl|fedmef)[a-z-]*\.": "fedmef.DATA.LINE.",
     r"^classes\.budget\.\w+\.": "classes.budget.SIZE.",
     r"^classes\.(?:mixed|small|large)\.": "classes.LINE.",
     r"^((?:fedmef\.DATA|classes)\.LINE\.accuracy)\.[0-9]+$": r"\1.SEED",
