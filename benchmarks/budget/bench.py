@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.budget.classes import classes
 from benchmarks.budget.fedmef import fedmef
 from benchmarks.budget.limits import limits
+from benchmarks.budget.lines import FLEETS
 from benchmarks.budget.prediction import predictions, text
 from benchmarks.budget.reading import reading
 from benchmarks.budget.rows import tables, targets
@@ -67,6 +68,7 @@ def _trained(wanted: Wanted, *, quick: bool, out: Path, console: Console) -> tup
     data: list[str] = []
     if "fedmef" in wanted.parts:
         figures, data = fedmef(wanted.data, seeds=wanted.seeds, quick=quick, out=out, console=console)
-    if "classes" in wanted.parts:
-        figures = figures | classes(wanted.data, seeds=wanted.seeds, quick=quick, out=out, console=console)
+    for part in FLEETS:
+        if part in wanted.parts:
+            figures = figures | classes(part, wanted.data, seeds=wanted.seeds, quick=quick, out=out, console=console)
     return figures, data

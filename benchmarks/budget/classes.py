@@ -1,4 +1,4 @@
-"""One fleet whose devices have three sizes of memory, beside fleets that have only the smallest or the largest."""
+"""Fleets whose devices have three sizes of memory, beside the same with only the smallest or the largest."""
 
 from __future__ import annotations
 
@@ -8,29 +8,41 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.budget.lines import CLASSES, budgets, class_experiment, plans
+from benchmarks.budget.lines import CLASSES, FLEETS, budgets, class_experiment, plans
 from benchmarks.trainings import Figures, Found, Records, data_sets, found_of, line_figures, points_over, spread
 
 __all__ = ["classes", "summarised"]
 
 
-def classes(data: Sequence[str], *, seeds: Sequence[int], quick: bool, out: Path, console: Console) -> Figures:
-    """Trains what is not in `out` on the first data set that is there; figures begin with `classes`."""
+def classes(
+    part: str, data: Sequence[str], *, seeds: Sequence[int], quick: bool, out: Path, console: Console
+) -> Figures:
+    """Trains what is not in `out` of one of `FLEETS`, on the first data set that is there; figures begin with its name.
+
+    Args:
+        part: its name.
+        data: names of the data sets that it may be.
+        seeds: of the runs.
+        quick: whether these are small versions.
+        out: where runs are.
+        console: is told what is trained.
+    """
+    fleet = FLEETS[part]
     for name, settings in data_sets(data, out=out, console=console):
-        smallest = budgets(data=settings, quick=quick)
+        smallest = budgets(fleet, data=settings, quick=quick)
         figures: Figures = {}
-        for size, plan in plans(data=settings, quick=quick, smallest=smallest).items():
+        for size, plan in plans(fleet, data=settings, quick=quick, smallest=smallest).items():
             named = {"bytes": plan.budget, "predicted_bytes": plan.predicted, "level": plan.chosen.level}
-            figures |= {f"classes.budget.{size}.{key}": value for key, value in named.items()}
+            figures |= {f"{part}.budget.{size}.{key}": value for key, value in named.items()}
         experiments = {
             seed: {
-                line: class_experiment(line, data=settings, seed=seed, quick=quick, smallest=smallest)
+                line: class_experiment(fleet, line, data=settings, seed=seed, quick=quick, smallest=smallest)
                 for line in CLASSES
             }
             for seed in seeds
         }
-        found = found_of(experiments, title=f"{name}, memory", quick=quick, out=out, console=console)
-        return figures | {f"classes.{figure}": value for figure, value in summarised(found).items()}
+        found = found_of(experiments, title=f"{name}, {part}", quick=quick, out=out, console=console)
+        return figures | {f"{part}.{figure}": value for figure, value in summarised(found).items()}
     return {}
 
 

@@ -1,4 +1,4 @@
-"""What is trained: dynamic recipes beside each other, and one fleet with several sizes of memory."""
+"""What is trained: dynamic recipes beside each other, and fleets with several sizes of memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from hedgerow.native.library import status
 
 __all__ = [
     "CLASSES",
+    "FLEETS",
     "LINES",
     "QUICK_LINES",
     "SAME_NETWORK",
     "SIZES",
     "Class",
+    "Fleet",
     "Line",
     "budgets",
     "class_experiment",
@@ -49,7 +51,15 @@ LINES: Mapping[str, Line] = {
 """Recipes that change their masks alike, on the same splits and cohorts."""
 QUICK_LINES = (SAME_NETWORK, "fedmef")
 """A run is a few seconds of starting a worker, however small it is."""
-_QUICK_ADJUSTMENT: Overrides = {"adjustment.every": 2, "adjustment.until": 4}
+_QUICK_LINE: Overrides = {
+    # Activations are what differs.
+    "model.name": "conv4",
+    "training.batch_size": 64,
+    "training.steps": 4,
+    "rounds": 4,
+    "adjustment.every": 2,
+    "adjustment.until": 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +73,42 @@ class Class:
 SIZES = (Class("small", 1), Class("medium", 2), Class("large", 4))
 CLASSES: Mapping[str, tuple[Class, ...]] = {"mixed": SIZES, "small": SIZES[:1], "large": SIZES[-1:]}
 """Each line's classes, with as many clients each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Devices with `SIZES` of memory, of which the smallest is just enough.
+
+    Attributes:
+        settings: of its runs.
+        level: what the smallest memory is enough for with momentum and activations as they are: all kept weights at
+            level 0, the smallest part that there is at level -1.
+        samples: that go through the network at once in it, or more.
+    """
+
+    settings: Overrides
+    level: int
+    samples: int
+
+
 _FLEET: Overrides = {
     "representation": "weights",
-    "rounds": 20,
     "fleet.clients": 12,
     "fleet.cohort": 6,
     "pruning.saliency": "random",
     "pruning.rule": "erk",
-    "pruning.density": 0.05,
     # Parts of a batch then give the step of the whole.
     "model.norm": "nsconv",
     "model.gain": 1.714,
     "budget.plan": True,
     "budget.levels": [1.0, 0.5, 0.25, 0.125],
 }
-_LEAST_PART = 8
-"""Samples at once that the smallest memory is enough for; fewer would do, at several times the seconds."""
+FLEETS: Mapping[str, Fleet] = {
+    # Of fewer samples at once, less memory would do too, at several times the seconds.
+    "classes": Fleet({**_FLEET, "rounds": 20, "pruning.density": 0.05}, level=0, samples=8),
+    "parts": Fleet({**_FLEET, "rounds": 30, "pruning.density": 0.2}, level=-1, samples=1),
+}
+"""One of which all devices train all kept weights, and one of which only the largest do."""
 _QUICK_FLEET: Overrides = {
     "model.name": "conv4",
     "rounds": 2,
@@ -86,7 +116,7 @@ _QUICK_FLEET: Overrides = {
     "fleet.cohort": 3,
     "training.steps": 4,
 }
-"""A network that is large beside what any request takes, or all budgets would do for all of it."""
+"""A network that is large beside what any request takes, or all sizes of memory would do for a whole batch."""
 
 
 def _kernels() -> Overrides:
@@ -96,16 +126,17 @@ def _kernels() -> Overrides:
 
 def experiment_of(line: str, *, data: Overrides, seed: int, quick: bool) -> Experiment:
     """The settings of one of `LINES`, with those of the data set."""
-    base = {**QUICK, **_QUICK_ADJUSTMENT} if quick else {**FEDERATED, **_kernels()}
+    base = {**QUICK, **_QUICK_LINE, **_kernels()} if quick else {**FEDERATED, **_kernels()}
     overrides = {**base, **data, **LINES[line].changes, "seed": seed}
     return load_experiment(recipe=LINES[line].recipe, overrides=overrides.items())
 
 
-def class_experiment(line: str, *, data: Overrides, seed: int, quick: bool, smallest: int) -> Experiment:
+def class_experiment(fleet: Fleet, line: str, *, data: Overrides, seed: int, quick: bool, smallest: int) -> Experiment:
     """The settings of one of `CLASSES`, with those of the data set.
 
     Args:
-        line: its name.
+        fleet: what is trained.
+        line: the name of its classes.
         data: settings of the data set.
         seed: of the run.
         quick: a small one.
@@ -114,25 +145,29 @@ def class_experiment(line: str, *, data: Overrides, seed: int, quick: bool, smal
     classes = CLASSES[line]
     share = round(1 / len(classes), 7)
     devices = [{"name": c.name, "share": share, "memory": str(c.multiple * smallest)} for c in classes]
-    return _fleet(data, seed=seed, quick=quick, more={"fleet.devices": devices})
+    return _experiment(fleet, data, seed=seed, quick=quick, more={"fleet.devices": devices})
 
 
-def budgets(*, data: Overrides, quick: bool) -> int:
-    """The smallest class's memory in bytes, whole megabytes: enough for all kept weights with momentum and activations
-    as they are, so many samples at once, by whatever else takes the least.
+def budgets(fleet: Fleet, *, data: Overrides, quick: bool) -> int:
+    """The smallest class's memory in bytes, whole megabytes: what it has to be enough for, by whatever else takes the
+    least.
     """
-    decider = _decider(_fleet(data, seed=0, quick=quick, more={}))
+    decider = _decider(_experiment(fleet, data, seed=0, quick=quick, more={}))
+    levels = sorted({candidate.level for candidate in decider.candidates})
     least = min(
         decider.predict(one)
         for one in decider.candidates
-        if one.level == 0 and one.momentum and one.activations == "exact" and one.micro_batch >= _LEAST_PART
+        if one.level == levels[fleet.level]
+        and one.micro_batch >= fleet.samples
+        and one.momentum
+        and one.activations == "exact"
     )
     return math.ceil(least * GUARD / 1e6) * 1_000_000
 
 
-def plans(*, data: Overrides, quick: bool, smallest: int) -> dict[str, DevicePlan]:
+def plans(fleet: Fleet, *, data: Overrides, quick: bool, smallest: int) -> dict[str, DevicePlan]:
     """What each of `SIZES` plans, by its name."""
-    decider = _decider(_fleet(data, seed=0, quick=quick, more={}))
+    decider = _decider(_experiment(fleet, data, seed=0, quick=quick, more={}))
     found = {}
     for one in SIZES:
         plan = decider.decide(one.multiple * smallest)
@@ -141,8 +176,8 @@ def plans(*, data: Overrides, quick: bool, smallest: int) -> dict[str, DevicePla
     return found
 
 
-def _fleet(data: Overrides, *, seed: int, quick: bool, more: Overrides) -> Experiment:
-    base = {**QUICK, **_FLEET, **_QUICK_FLEET} if quick else {**FEDERATED, **_FLEET, **_kernels()}
+def _experiment(fleet: Fleet, data: Overrides, *, seed: int, quick: bool, more: Overrides) -> Experiment:
+    base = {**QUICK, **fleet.settings, **_QUICK_FLEET} if quick else {**FEDERATED, **fleet.settings, **_kernels()}
     return load_experiment(recipe="fedavg", overrides={**base, **data, **more, "seed": seed}.items())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.budget.limits import MODELS
-from benchmarks.budget.lines import CLASSES, LINES, SIZES
+from benchmarks.budget.lines import CLASSES, FLEETS, LINES, SIZES
 from benchmarks.budget.reading import MODELS as READ
 from benchmarks.tables import Columns, Figures, number, table
 from benchmarks.targets import Target
@@ -68,10 +68,14 @@ def tables(figures: Figures, *, data: Sequence[str]) -> Iterator[str]:
         table("reading", _READING, {f"reading.{model}": model for model in READ}, figures),
         table("limits", _LIMIT, {f"limit.{model}": model for model in MODELS}, figures),
         *(table(name, _FEDMEF, {f"fedmef.{name}.{line}": f"`{line}`" for line in LINES}, figures) for name in data),
-        table("class", _BUDGETS, {f"classes.budget.{one.name}": one.name for one in SIZES}, figures),
-        table("memory", _CLASSES, {f"classes.{line}": f"`{line}`" for line in CLASSES}, figures),
+        *(text for part in FLEETS for text in _fleet_tables(part, figures)),
     ]
     yield from filter(None, found)
+
+
+def _fleet_tables(part: str, figures: Figures) -> Iterator[str]:
+    yield table(f"{part}: class", _BUDGETS, {f"{part}.budget.{one.name}": one.name for one in SIZES}, figures)
+    yield table(f"{part}: memory", _CLASSES, {f"{part}.{line}": f"`{line}`" for line in CLASSES}, figures)
 
 
 def targets(figures: Figures, *, data: Sequence[str], quick: bool) -> Iterator[Target]:
@@ -96,7 +100,8 @@ def _long_targets(data: Sequence[str]) -> Iterator[Target]:
         ):
             title = f"{name}: `fedmef` than `rigl-nsconv`: {words}"
             yield Target(title=title, figure=f"fedmef.{name}.{figure}", asked=asked, text=text)
-    yield Target(title="classes: `mixed` - `small`", figure="classes.mixed_minus_small", asked=0, text=_POINTS)
-    yield Target(
-        title="classes: `large` - `mixed`", figure="classes.large_minus_mixed", asked=1, at_most=True, text=_POINTS
-    )
+    for part in FLEETS:
+        figure = f"{part}.mixed_minus_small"
+        yield Target(title=f"{part}: `mixed` - `small`", figure=figure, asked=0, text=_POINTS)
+        figure = f"{part}.large_minus_mixed"
+        yield Target(title=f"{part}: `large` - `mixed`", figure=figure, asked=1, at_most=True, text=_POINTS)

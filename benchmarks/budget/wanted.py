@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from benchmarks.budget.lines import FLEETS
 from benchmarks.environment import DATA, ONLY, SEEDS, names, numbers
 from benchmarks.trainings import CIFAR10, DIGITS, FASHION
 
 __all__ = ["PARTS", "Wanted"]
 
-PARTS = ("prediction", "reading", "limits", "fedmef", "classes")
+PARTS = ("prediction", "reading", "limits", "fedmef", *FLEETS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class Wanted:
 
     Attributes:
         parts: of `PARTS`.
-        data: names of the data sets that `fedmef` trains on; `classes` trains on the first of them.
+        data: names of the data sets that `fedmef` trains on; fleets train on the first of them.
         seeds: of runs.
     """
 

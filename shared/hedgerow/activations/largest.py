@@ -25,7 +25,7 @@ _SPREAD = 5.0
 # As in topk.cpp.
 _COUNTS = 1 << 16
 _LEAST, _MOST = _COUNTS, (1 << 32) - 1
-"""Elements that native code is for: with fewer its counters take more memory than all else."""
+"""Elements that native code is for: of fewer its counters would take more memory than what is packed."""
 
 _find = Kernel("topk_threshold", POINTER, *[INTEGER] * 2, *[POINTER] * 3)
 _pack = Kernel("topk_pack", POINTER, INTEGER, POINTER, *[INTEGER] * 2, *[POINTER] * 2)

@@ -112,7 +112,7 @@ class Decider:
         return self._steps[candidate]
 
     def growth_bytes(self, candidate: Candidate) -> int:
-        """What looking for gradients of pruned weights takes, at any time; 0 where the experiment never looks.
+        """What looking for gradients of pruned weights and saying them takes; 0 where the experiment never looks.
 
         All layers compute by the path of their training, and store what they store there. Of the dense path it is
         rather too much: its ledger has the dense gradient of a layer, of which only pieces are made.

@@ -145,15 +145,15 @@ def encode_payload(header: Header, sections: Iterable[Section], *, candidates: I
     parts = [before.SerializeToString(deterministic=True)]
     for section in sections:
         inner = pb.Section(kind=section.kind, codec=section.codec, count=section.count, parameter=section.parameter)
-        parts += _field(inner.SerializeToString(deterministic=True), *_field(section.data))
+        data = _field(section.data) if section.data else ()
+        parts += _field(inner.SerializeToString(deterministic=True), *data)
     parts.append(after.SerializeToString(deterministic=True))
     return b"".join(parts)
 
 
 def _field(*data: bytes) -> tuple[bytes, ...]:
-    """Bytes as field 5 of a message, which `Payload.sections` and `Section.data` are; nothing where there are none."""
-    length = sum(map(len, data))
-    return (_FIELD_5, varint(length), *data) if length else ()
+    """Bytes as field 5 of a message, which `Payload.sections` and `Section.data` are."""
+    return (_FIELD_5, varint(sum(map(len, data))), *data)
 
 
 def decode_payload(data: bytes, *, limit: int) -> tuple[Header, Sections]:
