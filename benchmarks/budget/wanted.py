@@ -13,6 +13,8 @@ from benchmarks.trainings import CIFAR10, DIGITS, FASHION
 __all__ = ["PARTS", "Wanted"]
 
 PARTS = ("prediction", "reading", "limits", "fedmef", *FLEETS)
+_QUICK_PARTS = [part for part in PARTS if part != "classes"]
+"""The other fleet takes the same way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Wanted:
         """
         allowed = (FASHION, CIFAR10)
         return cls(
-            parts=names(ONLY, PARTS, allowed=PARTS),
+            parts=names(ONLY, _QUICK_PARTS if quick else PARTS, allowed=PARTS),
             data=[DIGITS] if quick else names(DATA, allowed, allowed=allowed),
             seeds=[0] if quick else numbers(SEEDS, (0, 1, 2), read=int),
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.budget.lines import FLEETS, class_experiment, experiment_of
+from benchmarks.budget.lines import FLEETS, budgets, class_experiment, experiment_of, plans
 from benchmarks.budget.lines import LINES as BUDGET_LINES
 from benchmarks.compare.lines import QUICK_LINES as COMPARE_LINES
 from benchmarks.faults.fuzz import valid_reply
@@ -221,20 +221,16 @@ def test_budgets_are_predicted_kept_to_and_trained_with(tmp_path: Path) -> None:
     if status().available:
         # Of dense weights and their gradients the activations are a smaller part.
         steps = {line: figures[f"fedmef.digits.{line}.training_bytes"] for line in peaks}
-        assert 1 - steps["fedmef"] / steps["rigl-nsconv"] > 0.2, "the search takes more than steps in so small a network"
+        assert 1 - steps["fedmef"] / steps["rigl-nsconv"] > 0.2, "the peak is that of its search"
     assert len({figures[f"fedmef.digits.{line}.kept"] for line in peaks}) == 1, "adjustments keep as many"
-    for fleet in FLEETS:
-        sizes = [figures[f"{fleet}.budget.{size}.bytes"] for size in ("small", "medium", "large")]
-        assert sizes == [sizes[0], 2 * sizes[0], 4 * sizes[0]]
-        assert 0 < figures[f"{fleet}.small.held_bytes"] <= sizes[0]
-        gain = 100 * (figures[f"{fleet}.mixed.accuracy"] - figures[f"{fleet}.small.accuracy"])
-        assert figures[f"{fleet}.mixed_minus_small"] == pytest.approx(gain)
-    assert figures["classes.budget.small.level"] == figures["classes.budget.large.level"] == 0
-    assert figures["classes.small.kept"] == figures["classes.mixed.kept"] == figures["classes.large.kept"]
-    assert figures["classes.budget.small.predicted_bytes"] < figures["classes.budget.large.predicted_bytes"]
+    sizes = [figures[f"parts.budget.{size}.bytes"] for size in ("small", "medium", "large")]
+    assert sizes == [sizes[0], 2 * sizes[0], 4 * sizes[0]]
     assert figures["parts.budget.small.level"] > figures["parts.budget.large.level"] == 0
     assert figures["parts.small.kept"] < figures["parts.mixed.kept"] == figures["parts.large.kept"]
-    assert figures["parts.small.held_bytes"] < figures["parts.large.held_bytes"]
+    assert 0 < figures["parts.small.held_bytes"] < figures["parts.large.held_bytes"]
+    assert figures["parts.small.held_bytes"] <= sizes[0]
+    gain = 100 * (figures["parts.mixed.accuracy"] - figures["parts.small.accuracy"])
+    assert figures["parts.mixed_minus_small"] == pytest.approx(gain)
     assert [name for name in figures if not explained(name)] == []
     assert "| `fedmef` |" in done.stdout
 
@@ -288,6 +284,18 @@ def test_classes_have_memory_of_one_two_and_four_and_as_many_clients_each() -> N
     assert mixed.device_counts == (4, 4, 4)
     assert [device.memory_bytes for device in (*small.devices, *large.devices)] == [10**7, 4 * 10**7]
     assert small.device_counts == large.device_counts == (12,)
+
+
+def test_the_smallest_memory_is_just_enough_for_what_a_fleet_asks_of_it() -> None:
+    levels = {}
+    for name, fleet in FLEETS.items():
+        smallest = budgets(fleet, data={}, quick=True)
+        found = plans(fleet, data={}, quick=True, smallest=smallest)
+        assert [plan.budget for plan in found.values()] == [smallest, 2 * smallest, 4 * smallest]
+        assert all(plan.predicted <= plan.budget for plan in found.values())
+        levels[name] = [plan.chosen.level for plan in found.values()]
+    assert levels["classes"] == [0, 0, 0]
+    assert levels["parts"][0] > levels["parts"][2] == 0
 
 
 def test_static_lines_are_made_as_the_candidates_are() -> None:
