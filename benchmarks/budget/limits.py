@@ -156,8 +156,9 @@ def _made(model: str, folder: Path) -> int:
         if number == 2:
             header = replace(header, growth=growth_of(counts, mask=mask))
         kept, floats = exchange.representation.initial(weights, mask), read_vector(float_tensors(dense))
-        version = exchange.version(number + 1, mask.digest, kept=kept, floats=floats)
-        said = exchange.encode(version, base=None, layers=list(mask.layer_kept().values()))
+        layers = list(mask.layer_kept().values())
+        version = exchange.version(number + 1, mask.digest, kept=kept, floats=floats, layers=layers)
+        said = exchange.encode(version, base=None, layers=layers)
         sections = [section for section in (masks[number], *said) if section is not None]
         (folder / str(number)).write_bytes(encode_payload(header, sections))
     planner = Planner(experiment, model=lambda: model_of(experiment, dataset, hollow=True), input_shape=_SHAPE)

@@ -119,11 +119,9 @@ def _made(model: str) -> bytes:
     exchange = exchange_of(experiment, dense)
     mask = mask_of(experiment, dense, _SHAPE)
     weights = {name: weight.detach() for name, weight in prunable_tensors(dense).items()}
-    version = exchange.version(
-        1, mask.digest, kept=exchange.representation.initial(weights, mask), floats=read_vector(float_tensors(dense))
-    )
+    kept, layers = exchange.representation.initial(weights, mask), list(mask.layer_kept().values())
+    version = exchange.version(1, mask.digest, kept=kept, floats=read_vector(float_tensors(dense)), layers=layers)
     header = Header(bytes.fromhex(experiment.digest()), 1, mask.digest, tensors=exchange.architecture.tensors())
-    layers = list(mask.layer_kept().values())
     return encode_payload(header, [exchange.encode_mask(mask), *exchange.encode(version, base=None, layers=layers)])
 
 

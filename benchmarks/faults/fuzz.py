@@ -66,6 +66,7 @@ _VERSION = _EXCHANGE.version(
     _HEADER.mask_digest,
     kept=np.zeros(_KEPT, dtype=np.float32),
     floats=np.ones(_FLOATS, dtype=np.float32),
+    layers=[_KEPT],
 )
 _SECONDS = 60.0
 

@@ -73,11 +73,13 @@ def _talk(exchange: Exchange, generator: np.random.Generator) -> _Talk:
     old, new = (Mask.unpack(np.packbits(one).tobytes(), ARCHITECTURE.prunable) for one in (bits, other))
     kept = np.clip(generator.standard_normal(old.kept) / 3, -1, 1).astype(np.float32)
     floats = np.abs(generator.standard_normal(ARCHITECTURE.float_count)).astype(np.float32)
-    base = exchange.version(2, old.digest, kept=kept, floats=floats)
-    moved = Moves.between(old, new).carried(kept, grown=0.1)
-    version = exchange.version(5, new.digest, kept=moved, floats=floats * np.float32(1.01))
-    header = Header(bytes(6), 2, old.digest)
     layers = list(old.layer_kept().values())
+    base = exchange.version(2, old.digest, kept=kept, floats=floats, layers=layers)
+    moved = Moves.between(old, new).carried(kept, grown=0.1)
+    version = exchange.version(
+        5, new.digest, kept=moved, floats=floats * np.float32(1.01), layers=list(new.layer_kept().values())
+    )
+    header = Header(bytes(6), 2, old.digest)
     held = encode_payload(header, exchange.encode(base, base=None, layers=layers))
     state = ClientState(
         rounds=1,

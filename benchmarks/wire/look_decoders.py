@@ -104,8 +104,9 @@ def _choice(exchange: Exchange, generator: np.random.Generator) -> tuple[_Choice
         mask = Mask.unpack(np.packbits(bits).tobytes(), ARCHITECTURE.prunable)
         kept = np.clip(generator.standard_normal(mask.kept) / 3, -1, 1).astype(np.float32)
         others = np.abs(generator.standard_normal(ARCHITECTURE.float_count)).astype(np.float32)
-        version = exchange.version(0, mask.digest, kept=kept, floats=others)
-        sections = exchange.encode(version, base=None, layers=list(mask.layer_kept().values()))
+        layers = list(mask.layer_kept().values())
+        version = exchange.version(0, mask.digest, kept=kept, floats=others, layers=layers)
+        sections = exchange.encode(version, base=None, layers=layers)
         both = [exchange.encode_mask(mask), *sections]
         whole.append(Candidate(mask.digest, {section.kind: section for section in both}))
         floats.append(Candidate(mask.digest, {pb.KIND_FLOATS: sections[1]}))

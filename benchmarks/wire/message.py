@@ -118,7 +118,9 @@ def _whole(state: RoundState, *, experiment: Experiment, bench: Bench) -> tuple[
     """Message, payload and entropy of the request to a client who has the mask and no version."""
     number, node = state.round + 1, 0
     header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest)
-    version = bench.exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
+    version = bench.exchange.version(
+        number, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+    )
     outgoing = Outgoing(header, version, exchange=bench.exchange, state=state, history=MemoryHistory(most=0))
     (request,) = outgoing.requests([node])
     return (

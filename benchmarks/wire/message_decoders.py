@@ -87,8 +87,9 @@ def _talk(representation: Representation, wire: WireSettings, generator: np.rand
     kept = np.clip(generator.standard_normal(int(_MASK.sum())) / 3, -1, 1).astype(np.float32)
     moved = np.clip(kept + generator.standard_normal(kept.size) / 20, -1, 1).astype(np.float32)
     floats = np.abs(generator.standard_normal(ARCHITECTURE.float_count)).astype(np.float32)
-    base = exchange.version(2, _HEADER.mask_digest, kept=kept, floats=floats)
-    return _Talk(exchange, exchange.version(5, _HEADER.mask_digest, kept=moved, floats=floats * np.float32(1.01)), base)
+    base = exchange.version(2, _HEADER.mask_digest, kept=kept, floats=floats, layers=_LAYER_KEPT)
+    version = exchange.version(5, _HEADER.mask_digest, kept=moved, floats=floats * np.float32(1.01), layers=_LAYER_KEPT)
+    return _Talk(exchange, version, base)
 
 
 def _request_seeds(talk: _Talk) -> Iterator[bytes]:

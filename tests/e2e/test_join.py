@@ -71,8 +71,9 @@ class Asking:
         weights = {name: w.detach() for name, w in prunable_tensors(model).items()}
         exchange = self.workshop.builder.exchange
         start = exchange.representation.initial(weights, mask)
-        version = exchange.version(1, mask.digest, kept=start, floats=read_vector(float_tensors(model)))
-        body = exchange.encode(version, base=None, layers=list(mask.layer_kept().values()))
+        layers = list(mask.layer_kept().values())
+        version = exchange.version(1, mask.digest, kept=start, floats=read_vector(float_tensors(model)), layers=layers)
+        body = exchange.encode(version, base=None, layers=layers)
         sections = [mask_section(mask.bits(), shapes=list(mask.shapes.values())), *body]
         experiment, tensors = bytes.fromhex(self.experiment.digest()), exchange.architecture.tensors()
         self.payload = encode_payload(Header(experiment, 1, mask.digest, tensors=tensors), sections)

@@ -280,7 +280,9 @@ def test_the_next_round_tells_the_change_to_who_holds_the_old_mask_and_the_whole
     assert third.fold.failures == []
 
     exchange = run.bench.exchange
-    version = exchange.version(3, state.mask.digest, kept=state.kept, floats=state.floats)
+    version = exchange.version(
+        3, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+    )
     for node, held in devices.states.items():
         payload = unsealed(held.version) or b""
         header, sections = decode_payload(payload, limit=LIMIT)

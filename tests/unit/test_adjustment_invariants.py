@@ -25,7 +25,7 @@ from hedgerow.sparse import scatter_kept
 from hedgerow.telemetry import AdjustmentRecord
 from tests.unit.test_adjustment import Found
 
-WEIGHTS: list[Representation] = [Weights(), Weights(wire=WireSettings(down="bf16"))]
+WEIGHTS: list[Representation] = [Weights(), *(Weights(wire=WireSettings(down=down)) for down in ("bf16", "uniform"))]
 SIGNS: list[Representation] = [
     Signs(SignSettings(drop=drop), AggregationSettings(signs="drift", levels=levels))
     for drop in ("theta", "margin", "both")
@@ -161,7 +161,7 @@ def test_what_grows_starts_at_0_or_against_its_gradient_also_where_it_is_read(ca
     old = case.state.mask
     state, _ = case.adjusted(case.replies)
     representation = case.representation
-    read = representation.start(representation.publish(state.kept))
+    read = representation.start(representation.publish(state.kept, layers=[state.kept.size]))
     ours, theirs, before = (
         weights_of(state.kept, state.mask),
         weights_of(read, state.mask),

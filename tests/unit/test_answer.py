@@ -66,6 +66,7 @@ class Setting:
             self.mask.digest,
             kept=self.start if start is None else start,
             floats=self.floats if floats is None else floats,
+            layers=list(self.mask.layer_kept().values()),
         )
 
     def request(

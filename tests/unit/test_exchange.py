@@ -41,7 +41,11 @@ SIGNS: dict[str, dict[str, object]] = {
     "innovation": {"aggregation": {"signs": "innovation"}},
     "weights": {"representation": "weights"},
 }
-CODERS, DOWN, UP = ("plain", "entropy"), ("fp32", "fp16", "bf16"), ("fp32", "fp16", "bf16", "int8", "uniform")
+CODERS, DOWN, UP = (
+    ("plain", "entropy"),
+    ("fp32", "fp16", "bf16", "uniform"),
+    ("fp32", "fp16", "bf16", "int8", "uniform"),
+)
 
 
 def network() -> nn.Module:
@@ -71,7 +75,7 @@ def vectors(seed: int) -> tuple[Floats, Floats]:
 
 def version_of(exchange: Exchange, *, round: int, seed: int) -> Version:
     kept, floats = vectors(seed)
-    return exchange.version(round, DIGEST, kept=kept, floats=floats)
+    return exchange.version(round, DIGEST, kept=kept, floats=floats, layers=LAYERS)
 
 
 def moved(version: Version, exchange: Exchange, *, round: int, seed: int) -> Version:
@@ -83,6 +87,7 @@ def moved(version: Version, exchange: Exchange, *, round: int, seed: int) -> Ver
         DIGEST,
         kept=np.clip(kept + random.normal(0, 0.05, KEPT), -1, 1).astype(np.float32),
         floats=(floats * np.exp(random.normal(0, 0.001, FLOATS))).astype(np.float32),
+        layers=LAYERS,
     )
 
 

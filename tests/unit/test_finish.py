@@ -332,7 +332,7 @@ def test_a_change_since_a_round_of_signs_is_refused_by_the_device() -> None:
     def request(number: int, *, base: int = 0) -> bytes:
         exchange = floats if number > 3 else signs
         known = begun(state, experiment=experiment, bench=bench) if number > 3 else state
-        version = exchange.version(number, state.mask.digest, kept=known.kept, floats=state.floats)
+        version = exchange.version(number, state.mask.digest, kept=known.kept, floats=state.floats, layers=layers)
         header = Header(digest, number, state.mask.digest, base=base, tensors=exchange.architecture.tensors())
         mask = [] if base else [exchange.encode_mask(state.mask)]
         return encode_payload(header, [*mask, *exchange.encode(version, base=version if base else None, layers=layers)])

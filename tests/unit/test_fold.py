@@ -89,7 +89,7 @@ def exchange_of(experiment: Experiment) -> Exchange:
 def new_fold(experiment: Experiment = MEAN, *, kept: Floats = START, floats: Floats = FLOATS) -> Fold:
     exchange = exchange_of(experiment)
     signs = experiment.representation == "signs"
-    version = exchange.version(HEADER.round, HEADER.mask_digest, kept=kept, floats=floats)
+    version = exchange.version(HEADER.round, HEADER.mask_digest, kept=kept, floats=floats, layers=LAYERS)
     return Fold(
         {0: Reader(HEADER, version, LAYERS, exchange)},
         kept=Nested([SignMean(4) if signs else FloatMean(4)], places=[None], count=4),

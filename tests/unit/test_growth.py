@@ -535,6 +535,7 @@ def test_a_mask_that_stays_leaves_the_state() -> None:
     [
         (Weights(), 0.0),
         (Weights(wire=WireSettings(down="bf16")), 0.0),
+        (Weights(wire=WireSettings(down="uniform")), 0.0),
         (SIGNS, 1 / 15),
         (Signs(settings=SignSettings(), aggregation=AggregationSettings(signs="vote")), 0.2),
     ],
@@ -542,7 +543,7 @@ def test_a_mask_that_stays_leaves_the_state() -> None:
 def test_what_fills_a_base_is_what_is_published_of_0(representation: Representation, says: float) -> None:
     filler = representation.filler()
     assert filler.shape == (1,)
-    assert filler.dtype == representation.publish(np.ones(3, dtype=np.float32)).dtype
+    assert filler.dtype == representation.publish(np.ones(3, dtype=np.float32), layers=[3]).dtype
     assert representation.start(filler).tolist() == pytest.approx([says])
 
 

@@ -58,6 +58,7 @@ class Choice(Setting):
             mask.digest,
             kept=self.kept[number] if kept is None else kept,
             floats=self.floats if floats is None else floats,
+            layers=list(mask.layer_kept().values()),
         )
         body = self.exchange.encode(version, base=None, layers=list(mask.layer_kept().values()))
         return Candidate(mask.digest, {s.kind: s for s in (self.exchange.encode_mask(mask), *body)})

@@ -38,6 +38,7 @@ CHANGES = {
     "levels": experiment_with(),
     "levels and halves": experiment_with(down="bf16"),
     "signs": experiment_with(signs="vote", down="fp16"),
+    "weights in steps": experiment_with(representation="weights", down="uniform"),
     "weights in bf16": experiment_with(representation="weights", down="bf16"),
     "weights in fp16": experiment_with(representation="weights", down="fp16"),
 }
@@ -96,7 +97,13 @@ class Run:
 
     def version(self) -> Version:
         state = self.state
-        return self.exchange.version(state.round + 1, state.mask.digest, kept=state.kept, floats=state.floats)
+        return self.exchange.version(
+            state.round + 1,
+            state.mask.digest,
+            kept=state.kept,
+            floats=state.floats,
+            layers=list(state.mask.layer_kept().values()),
+        )
 
     def outgoing(self) -> Outgoing:
         version = self.version()

@@ -92,7 +92,7 @@ class Run:
 
     def outgoing(self, number: int, *, held: dict[int, int] | None = None, seed: int = 0) -> Outgoing:
         state = self.state(number - 1, held=held or {}, seed=seed)
-        version = self.exchange.version(number, MASK.digest, kept=state.kept, floats=state.floats)
+        version = self.exchange.version(number, MASK.digest, kept=state.kept, floats=state.floats, layers=LAYERS)
         self.versions[number] = version
         header = header_of(self.experiment, round=number)
         return Outgoing(header, version, exchange=self.exchange, state=state, history=self.history)
@@ -340,7 +340,9 @@ def test_changes_are_sent_only_where_they_are_fewer_bytes(
     versions: list[Version] = []
     for number, kept in ((1, old), (2, new)):
         state = RoundState(round=number - 1, mask=mask, kept=kept, floats=values, held={OLD: 1, LOST: 9})
-        versions.append(exchange.version(number, mask.digest, kept=kept, floats=values))
+        versions.append(
+            exchange.version(number, mask.digest, kept=kept, floats=values, layers=list(mask.layer_kept().values()))
+        )
         header = Header(bytes.fromhex(experiment.digest()), number, mask.digest)
         outgoing = Outgoing(header, versions[-1], exchange=exchange, state=state, history=history)
     whole, payload = sent(outgoing, LOST), sent(outgoing, OLD)
@@ -398,7 +400,7 @@ def test_bounds_are_those_of_the_mask_the_levels_and_what_changed() -> None:
     run = Run(experiment_with(coder="plain", down="fp32"))
     kept: Floats = np.where(np.arange(KEPT) < 225, 1, -1).astype(np.float32)
     state = RoundState(round=0, mask=MASK, kept=kept, floats=np.ones(FLOATS, np.float32), held={LOST: 9})
-    version = run.exchange.version(1, MASK.digest, kept=kept, floats=state.floats)
+    version = run.exchange.version(1, MASK.digest, kept=kept, floats=state.floats, layers=LAYERS)
     header = header_of(run.experiment, round=1)
     outgoing = Outgoing(header, version, exchange=run.exchange, state=state, history=run.history)
     # 225 of 900 levels are the highest, H(1/4) = 0.8112781 bits; 900 of 1800 weights are kept, one bit each; 61 floats.

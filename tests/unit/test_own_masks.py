@@ -363,7 +363,9 @@ def test_what_rounding_left_over_goes_to_the_own_mask_and_back() -> None:
     sections = decode_payload(answer.payload, limit=LIMIT)[1]
     own = exchange.decode_mask(sections, base=sent)
     moves = Moves.between(sent, own)
-    version = exchange.version(2, sent.digest, kept=first.kept, floats=first.floats)
+    version = exchange.version(
+        2, sent.digest, kept=first.kept, floats=first.floats, layers=list(sent.layer_kept().values())
+    )
     carried = exchange.carried(version, moves, mask_digest=own.digest)
     heard = exchange.read_reply(sections, version=carried, layers=list(own.layer_kept().values()))[0]
     assert isinstance(heard.values, np.ndarray)

@@ -50,8 +50,9 @@ class Setting:
         exchange = exchange_of(self.experiment, model)
         weights = {name: weight.detach() for name, weight in prunable_tensors(model).items()}
         start = exchange.representation.initial(weights, self.mask)
-        version = exchange.version(1, self.mask.digest, kept=start, floats=read_vector(float_tensors(model)))
         layers = tuple(self.mask.layer_kept().values())
+        floats = read_vector(float_tensors(model))
+        version = exchange.version(1, self.mask.digest, kept=start, floats=floats, layers=layers)
         self.header = Header(bytes.fromhex(self.experiment.digest()), 1, self.mask.digest)
         header = replace(self.header, tensors=exchange.architecture.tensors())
         sections = [exchange.encode_mask(self.mask), *exchange.encode(version, base=None, layers=layers)]

@@ -304,7 +304,8 @@ def test_whatever_an_experiment_sends_is_known(coder: str, down: str, up: str) -
         experiment = Experiment.model_validate({"wire": {"coder": coder, "down": down, "up": up}, **settings})
         exchange = Exchange.of(experiment, architecture=architecture, representation=representation_of(experiment))
         old, new = (
-            exchange.version(round, bytes(16), kept=kept * np.float32(1 / round), floats=floats) for round in (1, 2)
+            exchange.version(round, bytes(16), kept=kept * np.float32(1 / round), floats=floats, layers=[300])
+            for round in (1, 2)
         )
         sections = [section for base in (None, old) for section in exchange.encode(new, base=base, layers=[300])]
         said = exchange.reply(

@@ -94,7 +94,11 @@ def test_the_statistics_are_those_of_the_cohorts_batches_and_nothing_else_change
 
     # What devices looked at is the network as it travels, in bfloat16.
     state, exchange = played.state, run.bench.exchange
-    kept, floats = exchange.starts(exchange.version(2, state.mask.digest, kept=state.kept, floats=state.floats))
+    kept, floats = exchange.starts(
+        exchange.version(
+            2, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+        )
+    )
     assert (kept != state.kept).any()
     lookers = [run.workshop._looker(run.workshop.samples.of(k), round=2, client=k) for k in range(3)]
     network = run.bench.network(replace(state, kept=kept, floats=floats))
@@ -176,7 +180,9 @@ def test_the_next_round_is_told_rightly_to_who_was_recalibrated(wire: dict[str, 
     assert following.fold.clients == set(range(FIRST, FIRST + 3))
 
     exchange = run.bench.exchange
-    version = exchange.version(2, state.mask.digest, kept=state.kept, floats=state.floats)
+    version = exchange.version(
+        2, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+    )
     for node in devices.states if remembers else ():
         payload = unsealed(devices.states[node].version)
         assert payload is not None

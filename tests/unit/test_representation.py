@@ -56,7 +56,7 @@ def plain(signs: Signs) -> Signs:
 
 def told(representation: Representation, theta: Floats) -> Section:
     """A whole version of one layer."""
-    return representation.encode(representation.publish(theta), base=None, layers=[theta.size])
+    return representation.encode(representation.publish(theta, layers=[theta.size]), base=None, layers=[theta.size])
 
 
 def received(representation: Representation, section: Section, count: int) -> Floats:
@@ -67,7 +67,7 @@ def reply(representation: Representation, trained: Floats, *, start: Floats, dra
     generator = np.random.default_rng(0)
     return representation.reply(
         trained,
-        published=representation.publish(start),
+        published=representation.publish(start, layers=[start.size]),
         layers=[start.size],
         memory=None,
         generator=generator,
@@ -76,7 +76,9 @@ def reply(representation: Representation, trained: Floats, *, start: Floats, dra
 
 
 def heard_votes(representation: Representation, section: Section, *, start: Floats) -> list[float]:
-    found = representation.read_reply(sent(section), published=representation.publish(start), layers=[start.size])
+    found = representation.read_reply(
+        sent(section), published=representation.publish(start, layers=[start.size]), layers=[start.size]
+    )
     assert isinstance(found.values, Votes)
     return [float(vote) for vote in found.values.to_floats()]
 
@@ -159,18 +161,18 @@ def test_a_client_reads_the_start_that_the_coordinator_reckons_with(signs: Signs
     signs = plain(signs) if coder == "plain" else signs
     found = received(signs, told(signs, theta), theta.size)
     assert found.dtype == np.float32
-    assert found.tobytes() == signs.start(signs.publish(theta)).tobytes()
+    assert found.tobytes() == signs.start(signs.publish(theta, layers=[theta.size])).tobytes()
 
 
 @given(theta=thetas)
 def test_weights_travel_bit_by_bit(theta: Floats) -> None:
-    assert Weights().start(Weights().publish(theta)).tobytes() == theta.tobytes()
+    assert Weights().start(Weights().publish(theta, layers=[theta.size])).tobytes() == theta.tobytes()
     assert received(Weights(), told(Weights(), theta), theta.size).tobytes() == theta.tobytes()
 
 
 def test_a_vote_is_sent_as_its_sign_only() -> None:
     theta = np.array([-0.2, 0, 0.9], dtype=np.float32)
-    assert VOTE.start(VOTE.publish(theta)).tolist() == [-0.25, 0.25, 0.25]
+    assert VOTE.start(VOTE.publish(theta, layers=[theta.size])).tolist() == [-0.25, 0.25, 0.25]
 
 
 def test_a_version_of_the_other_mode_is_refused() -> None:
@@ -184,7 +186,9 @@ def test_a_version_of_the_other_mode_is_refused() -> None:
 
 
 def test_flips_without_the_version_that_they_build_on_are_refused() -> None:
-    old, new = (VOTE.publish(np.array(theta, dtype=np.float32)) for theta in ([1, 1, -1, 1], [1, -1, -1, 1]))
+    old, new = (
+        VOTE.publish(np.array(theta, dtype=np.float32), layers=[4]) for theta in ([1, 1, -1, 1], [1, -1, -1, 1])
+    )
     section = VOTE.encode(new, base=old, layers=[4])
     assert VOTE.decode(sent(section), base=old, layers=[4]).tolist() == [1, 0, 0, 1]
     with pytest.raises(PayloadError, match="flips came without a version that they build on") as caught:
@@ -241,7 +245,7 @@ def test_drift_moves_by_the_mean_vote_times_the_step_size_of_the_round() -> None
 
 
 def test_a_drift_reply_says_whether_a_score_rose_and_keeps_what_did_not_move() -> None:
-    start = DRIFT.start(DRIFT.publish(np.array([0.5, 0.5, 0.5, -0.5, -0.5, -0.5], dtype=np.float32)))
+    start = DRIFT.start(DRIFT.publish(np.array([0.5, 0.5, 0.5, -0.5, -0.5, -0.5], dtype=np.float32), layers=[6]))
     trained = start + np.array([0.1, -0.1, 0, 0.1, -0.1, 0], dtype=np.float32)
     assert reply(plain(DRIFT), trained, start=start).section.data == bytes([0b10110000])
     for signs in (DRIFT, plain(DRIFT)):
@@ -251,7 +255,7 @@ def test_a_drift_reply_says_whether_a_score_rose_and_keeps_what_did_not_move() -
 
 
 def test_a_ternary_reply_abstains_on_what_moved_least() -> None:
-    start = TERNARY.start(TERNARY.publish(np.array([0.5, 0.5, -0.5, -0.5], dtype=np.float32)))
+    start = TERNARY.start(TERNARY.publish(np.array([0.5, 0.5, -0.5, -0.5], dtype=np.float32), layers=[4]))
     trained = start + np.array([0.1, -0.3, 0.2, 0], dtype=np.float32)
     for signs in (TERNARY, plain(TERNARY)):
         section = reply(signs, trained, start=start).section
@@ -265,7 +269,9 @@ def test_drifts_do_not_tell_flips_and_cost_their_own_entropy() -> None:
 
     def heard(representation: Representation, trained: Floats) -> tuple[float, int | None]:
         section = reply(representation, trained, start=start).section
-        found = representation.read_reply(sent(section), published=representation.publish(start), layers=[8])
+        found = representation.read_reply(
+            sent(section), published=representation.publish(start, layers=[start.size]), layers=[8]
+        )
         return found.entropy, found.flips
 
     for signs in (DRIFT, plain(DRIFT)):
@@ -305,7 +311,7 @@ def test_a_coordinator_hears_what_each_client_meant_with_either_coder(start: Flo
         if signs in (MEAN, VOTE, INNOVATION):
             assert found[0] == np.where(trained >= 0, 1.0, -1.0).tolist()
         else:
-            began = signs.start(signs.publish(start))
+            began = signs.start(signs.publish(start, layers=[start.size]))
             voted = np.array(found[0])
             moved = (voted != 0) & (trained != began)
             assert (voted[moved] == np.sign(trained - began)[moved]).all()
@@ -314,10 +320,10 @@ def test_a_coordinator_hears_what_each_client_meant_with_either_coder(start: Flo
 def test_a_split_vote_counts_as_up_at_both_ends() -> None:
     odd = Signs(SIGNS, AggregationSettings(signs="mean", levels=3))
     start, trained = np.zeros(4, dtype=np.float32), np.array([0.5, -0.5, 0, -0.5], dtype=np.float32)
-    assert odd.start(odd.publish(start)).tolist() == [0, 0, 0, 0]
+    assert odd.start(odd.publish(start, layers=[start.size])).tolist() == [0, 0, 0, 0]
     section = reply(odd, trained, start=start).section
     assert heard_votes(odd, section, start=start) == [1, -1, 1, -1]
-    found = odd.read_reply(sent(section), published=odd.publish(start), layers=[4])
+    found = odd.read_reply(sent(section), published=odd.publish(start, layers=[start.size]), layers=[4])
     assert found.flips == 2
 
 
@@ -366,7 +372,9 @@ def test_a_larger_epsilon_lies_less() -> None:
 def test_the_mean_of_randomised_votes_moves_the_state_as_the_truth_would_on_average(signs: Signs) -> None:
     private = replace(signs, privacy=PrivacySettings(vote_epsilon=1.0))
     clients, start = 4000, np.zeros(6, dtype=np.float32)
-    trained = private.start(private.publish(start)) + np.array([0.3, -0.3, 0.2, 0.1, 0, 0.01], dtype=np.float32)
+    trained = private.start(private.publish(start, layers=[start.size])) + np.array(
+        [0.3, -0.3, 0.2, 0.1, 0, 0.01], dtype=np.float32
+    )
     draw, total = seeded_words(np.random.default_rng(7)), np.zeros(6)
     for _ in range(clients):
         total += heard_votes(private, reply(private, trained, start=start, draw=draw).section, start=start)
@@ -398,7 +406,7 @@ def test_a_version_is_the_same_whatever_it_is_told_against(old: Floats, seed: in
     new = np.clip(old + np.random.default_rng(seed).normal(0, 0.2, old.size), -1, 1).astype(np.float32)
     layers = [old.size // 3, old.size - old.size // 3]
     for signs in [*ALL, *map(plain, ALL)]:
-        base, version = signs.publish(old), signs.publish(new)
+        base, version = signs.publish(old, layers=[old.size]), signs.publish(new, layers=[new.size])
         for known in (None, base):
             section = signs.encode(version, base=known, layers=layers)
             found: Levels = signs.decode(sent(section), base=known, layers=layers)
@@ -465,6 +473,6 @@ def test_a_sign_that_grew_is_read_as_it_grew(levels: int, vote: float) -> None:
     grown = signs.grown(np.array([0.5, -3.0], dtype=np.float32))
     assert grown.dtype == np.float32
     assert np.abs(grown).max() <= 1
-    assert (signs.start(signs.publish(grown)) >= 0).tolist() == [False, True]
+    assert (signs.start(signs.publish(grown, layers=[grown.size])) >= 0).tolist() == [False, True]
     # No surer than it has to be.
     assert np.abs(grown).tolist() == pytest.approx([max(vote, 1.01 / (levels - 1) if levels % 2 else 0)] * 2)

@@ -15,7 +15,11 @@ from hedgerow.privacy import Draw, seeded_words
 from hedgerow.representation import Heard, Published, Said, Values
 from hedgerow.v1 import payload_pb2 as pb
 
-DOWN, UP, CHANGES = ("fp32", "fp16", "bf16"), ("fp32", "fp16", "bf16", "int8", "uniform"), ("int8", "uniform")
+DOWN, UP, CHANGES = (
+    ("fp32", "fp16", "bf16", "uniform"),
+    ("fp32", "fp16", "bf16", "int8", "uniform"),
+    ("int8", "uniform"),
+)
 GROUPS = [300, 40, 0, 1]
 FLAT = [False] * 4
 VARIANCES = [False, True, True, False]
@@ -91,7 +95,7 @@ def step_of(change: Floats, *, up: str) -> Floats:
 @pytest.mark.parametrize("down", DOWN)
 def test_a_version_is_the_same_whatever_it_is_told_against(down: str, coder: str) -> None:
     channel = values_with(down=down, coder=coder)
-    old, new = channel.publish(before()), channel.publish(after(before()))
+    old, new = channel.publish(before(), groups=GROUPS), channel.publish(after(before()), groups=GROUPS)
     for base in (None, old):
         section = channel.encode(new, base=base, groups=GROUPS)
         found = channel.decode(sent(section), base=base, groups=GROUPS)
@@ -103,32 +107,45 @@ def test_a_version_is_the_same_whatever_it_is_told_against(down: str, coder: str
 @pytest.mark.parametrize(("down", "error"), [("fp32", 0.0), ("fp16", 2.0**-11), ("bf16", 2.0**-8)])
 def test_a_version_says_the_values_to_the_last_bit_of_its_precision(down: str, error: float) -> None:
     channel, values = values_with(down=down), before()
-    start = channel.start(channel.publish(values))
+    start = channel.start(channel.publish(values, groups=GROUPS))
     assert (np.abs(start - values) <= error * values).all()
     # A second publication changes nothing.
-    assert channel.start(channel.publish(start)).tobytes() == start.tobytes()
+    assert channel.start(channel.publish(start, groups=GROUPS)).tobytes() == start.tobytes()
 
 
-@pytest.mark.parametrize("down", ["fp16", "bf16"])
-def test_a_half_that_did_not_change_is_told_in_no_bytes(down: str) -> None:
-    channel = values_with(down=down)
-    version = channel.publish(before())
+def test_a_version_says_the_nearest_multiples_of_a_part_of_each_tensors_size() -> None:
+    channel, values = values_with(down="uniform", down_step=0.25), before()
+    start = channel.start(channel.publish(values, groups=GROUPS))
+    for begin, end in itertools.pairwise(np.cumsum([0, *GROUPS])):
+        part = values[begin:end]
+        if part.size:
+            # The step is the nearest of four in an octave.
+            assert np.abs(start[begin:end] - part).max() <= 1.13 * 0.25 * np.sqrt((part**2).mean()) / 2
+            assert len(np.unique(start[begin:end])) <= 1 + np.ptp(part) / (0.25 * np.sqrt((part**2).mean()) / 1.13)
+    finer = values_with(down="uniform", down_step=0.01)
+    assert np.abs(finer.start(finer.publish(values, groups=GROUPS)) - values).max() < 0.01
+
+
+@pytest.mark.parametrize("down", ["fp16", "bf16", "uniform"])
+def test_what_did_not_change_is_told_in_nearly_no_bytes(down: str) -> None:
+    channel = values_with(down=down, down_step=0.01)
+    version = channel.publish(before(), groups=GROUPS)
     assert channel.has_deltas
-    assert len(channel.encode(version, base=version, groups=GROUPS).data) < 8
-    assert len(channel.encode(version, base=None, groups=GROUPS).data) > 300
+    assert len(channel.encode(version, base=version, groups=GROUPS).data) < 12
+    assert len(channel.encode(version, base=None, groups=GROUPS).data) > 200
 
 
 def test_single_precision_and_plain_halves_make_no_use_of_a_base() -> None:
     for channel in (values_with(), values_with(down="bf16", coder="plain")):
-        old, new = channel.publish(before()), channel.publish(after(before()))
+        old, new = channel.publish(before(), groups=GROUPS), channel.publish(after(before()), groups=GROUPS)
         assert not channel.has_deltas
         assert channel.encode(new, base=old, groups=GROUPS) == channel.encode(new, base=None, groups=GROUPS)
 
 
-@pytest.mark.parametrize("down", ["fp16", "bf16"])
+@pytest.mark.parametrize("down", ["fp16", "bf16", "uniform"])
 def test_a_version_told_against_another_is_refused_without_it(down: str) -> None:
     channel = values_with(down=down)
-    old, new = channel.publish(before()), channel.publish(after(before(), size=1e-3))
+    old, new = channel.publish(before(), groups=GROUPS), channel.publish(after(before(), size=1e-3), groups=GROUPS)
     section = channel.encode(new, base=old, groups=GROUPS)
     with pytest.raises(PayloadError) as caught:
         channel.decode(sent(section), base=None, groups=GROUPS)
@@ -139,7 +156,7 @@ def test_a_version_in_another_precision_is_refused() -> None:
     for ours, theirs in itertools.permutations(DOWN, 2):
         for coder in ("entropy", "plain"):
             channel, other = values_with(down=ours), values_with(down=theirs, coder=coder)
-            section = other.encode(other.publish(before()), base=None, groups=GROUPS)
+            section = other.encode(other.publish(before(), groups=GROUPS), base=None, groups=GROUPS)
             with pytest.raises(PayloadError):
                 channel.decode(sent(section), base=None, groups=GROUPS)
 
@@ -147,7 +164,7 @@ def test_a_version_in_another_precision_is_refused() -> None:
 @pytest.mark.parametrize(("up", "down"), list(itertools.product(UP, DOWN)))
 def test_a_reply_says_what_the_client_meant(up: str, down: str) -> None:
     channel = values_with(up=up, down=down)
-    start = channel.publish(before())
+    start = channel.publish(before(), groups=GROUPS)
     began = channel.start(start)
     trained = after(began)
     found = heard(channel, reply(channel, trained, start).section, start)
@@ -163,7 +180,7 @@ def test_a_reply_says_what_the_client_meant(up: str, down: str) -> None:
 @pytest.mark.parametrize("up", UP)
 def test_a_client_that_changed_nothing_says_so(up: str) -> None:
     channel = values_with(up=up, down="bf16")
-    start = channel.publish(before())
+    start = channel.publish(before(), groups=GROUPS)
     found = heard(channel, reply(channel, channel.start(start), start).section, start)
     assert found.tobytes() == channel.start(start).tobytes()
 

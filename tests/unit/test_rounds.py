@@ -352,7 +352,9 @@ def test_an_answer_in_signs_is_no_answer_in_weights() -> None:
     class Confused(InMemoryFleet):
         def _answer(self, request: Request) -> bytes:
             header, _ = decode_payload(request.payload, limit=10_000)
-            version = signs.version(header.round, header.mask_digest, kept=first_state().kept, floats=FLOATS)
+            version = signs.version(
+                header.round, header.mask_digest, kept=first_state().kept, floats=FLOATS, layers=layers
+            )
             asked = encode_payload(header, signs.encode(version, base=None, layers=layers))
             return super()._answer(replace(request, payload=asked))
 
@@ -510,7 +512,13 @@ def large_fleet(**settings: Any) -> InMemoryFleet:
 
 def version_of(state: RoundState, experiment: Experiment) -> Version:
     exchange = exchange_of(experiment, state.mask)
-    return exchange.version(state.round + 1, state.mask.digest, kept=state.kept, floats=state.floats)
+    return exchange.version(
+        state.round + 1,
+        state.mask.digest,
+        kept=state.kept,
+        floats=state.floats,
+        layers=list(state.mask.layer_kept().values()),
+    )
 
 
 def same_version(one: Version, other: Version) -> bool:

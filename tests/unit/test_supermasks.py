@@ -59,7 +59,7 @@ def reply(masks: Supermasks, scores: Floats, *, theta: Floats, seed: int = 0) ->
     generator = np.random.default_rng(seed)
     return masks.reply(
         scores,
-        published=masks.publish(theta),
+        published=masks.publish(theta, layers=[theta.size]),
         layers=[scores.size],
         memory=None,
         generator=generator,
@@ -68,7 +68,7 @@ def reply(masks: Supermasks, scores: Floats, *, theta: Floats, seed: int = 0) ->
 
 
 def heard(masks: Supermasks, section: Section, *, theta: Floats) -> Floats:
-    found = masks.read_reply(sent(section), published=masks.publish(theta), layers=[theta.size])
+    found = masks.read_reply(sent(section), published=masks.publish(theta, layers=[theta.size]), layers=[theta.size])
     assert isinstance(found.values, Votes)
     assert found.flips is None
     return found.values.to_floats()
@@ -84,14 +84,14 @@ def test_at_first_nothing_is_known_and_that_is_what_a_version_says() -> None:
     model, mask = model_and_mask()
     theta = FIVE.initial({"1.weight": model.get_parameter("1.weight")}, mask)
     assert theta.tolist() == [0.5] * 8
-    assert FIVE.publish(theta).tolist() == [2] * 8
-    assert FIVE.start(FIVE.publish(theta)).tolist() == [0.0] * 8
+    assert FIVE.publish(theta, layers=[theta.size]).tolist() == [2] * 8
+    assert FIVE.start(FIVE.publish(theta, layers=[theta.size])).tolist() == [0.0] * 8
     assert FIVE.grown(np.zeros(2, dtype=np.float32)).tolist() == [0.5, 0.5]
 
 
 def test_a_version_says_the_nearest_quarter_and_training_starts_at_its_logit() -> None:
     theta = np.array([0.0, 0.1, 0.2, 0.6, 0.7, 1.0], dtype=np.float32)
-    levels = FIVE.publish(theta)
+    levels = FIVE.publish(theta, layers=[theta.size])
     assert levels.tolist() == [0, 0, 1, 2, 3, 4]
     edge = math.log(0.99 / 0.01)
     third = math.log(3)
@@ -104,9 +104,12 @@ def test_a_version_says_the_nearest_quarter_and_training_starts_at_its_logit() -
 def test_both_ends_agree_about_versions_and_masks(masks: Supermasks, theta: list[float], seed: int) -> None:
     state = np.array(theta, dtype=np.float32)
     base = np.random.default_rng(seed).permutation(state)
-    for known in (None, masks.publish(base)):
-        section = masks.encode(masks.publish(state), base=known, layers=[state.size])
-        assert masks.decode(sent(section), base=known, layers=[state.size]).tolist() == masks.publish(state).tolist()
+    for known in (None, masks.publish(base, layers=[base.size])):
+        section = masks.encode(masks.publish(state, layers=[state.size]), base=known, layers=[state.size])
+        assert (
+            masks.decode(sent(section), base=known, layers=[state.size]).tolist()
+            == masks.publish(state, layers=[state.size]).tolist()
+        )
     scores = np.random.default_rng(seed).normal(0, 3, state.size).astype(np.float32)
     votes = heard(masks, reply(masks, scores, theta=state, seed=seed), theta=state)
     drawn = np.random.default_rng(seed).random(state.size, dtype=np.float32)
@@ -122,11 +125,11 @@ def test_a_sure_score_is_always_drawn_the_same() -> None:
 def test_what_the_broadcast_says_makes_masks_cheap() -> None:
     # Of masks of 0.01 and 0.99, half each, one would need a bit a weight without knowing which is which.
     theta = np.tile(np.array([0, 1], dtype=np.float32), 20_000)
-    section = reply(FIVE, FIVE.start(FIVE.publish(theta)), theta=theta)
+    section = reply(FIVE, FIVE.start(FIVE.publish(theta, layers=[theta.size])), theta=theta)
     entropy = 40_000 * -(0.01 * math.log2(0.01) + 0.99 * math.log2(0.99)) / 8
     assert section.codec == pb.CODEC_SYMBOLS_RANS
     assert len(section.data) == pytest.approx(entropy, rel=0.15), "some 400 are drawn against the odds"
-    assert reply(PLAIN, FIVE.start(FIVE.publish(theta)), theta=theta).codec == pb.CODEC_BITS
+    assert reply(PLAIN, FIVE.start(FIVE.publish(theta, layers=[theta.size])), theta=theta).codec == pb.CODEC_BITS
 
 
 def test_a_reader_takes_the_plain_bits_of_a_first_client_and_the_other_way_round() -> None:

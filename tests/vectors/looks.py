@@ -51,8 +51,9 @@ def _networks(knows: Knows, source: Sequence[Knows]) -> bytes:
     candidates = []
     for told in source:
         mask = mask_in(told["mask"], exchange)
-        version = exchange.version(0, mask.digest, kept=_floats(told["kept"]), floats=_floats(told["floats"]))
-        sections = exchange.encode(version, base=None, layers=layers_of(mask))
+        kept, floats, layers = _floats(told["kept"]), _floats(told["floats"]), layers_of(mask)
+        version = exchange.version(0, mask.digest, kept=kept, floats=floats, layers=layers)
+        sections = exchange.encode(version, base=None, layers=layers)
         sections = sections[1:] if asks_losses else [exchange.encode_mask(mask), *sections]
         candidates.append(Candidate(mask.digest, {section.kind: section for section in sections}))
     tensors = () if asks_losses else tensors_in(knows)

@@ -120,6 +120,6 @@ def in_words(header: Header) -> dict[str, Json]:
 
 
 def _type(exchange: Exchange, name: str) -> Any:
-    if name == "kept" and isinstance(exchange.representation, Signs):
-        return np.uint8
+    if name == "kept":
+        return exchange.representation.filler().dtype
     return np.float32 if exchange.floats.wire.down == "fp32" else np.int16

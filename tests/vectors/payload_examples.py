@@ -14,6 +14,7 @@ from tests.vectors.network import (
     TENSORS,
     VARIANCES,
     exchange_in,
+    layers_of,
     mask_in,
     told_version,
 )
@@ -101,6 +102,10 @@ _SETTINGS: dict[str, dict[str, Json]] = {
         "representation": "weights",
         "wire": {"down": "bf16", "up": "uniform", "step": 0.5, "drop": 0.5},
     },
+    "weights, multiples of steps both ways": {
+        "representation": "weights",
+        "wire": {"down": "uniform", "down_step": 0.25, "up": "uniform"},
+    },
 }
 
 
@@ -119,6 +124,10 @@ _MOVING: dict[str, dict[str, Json]] = {
         "representation": "weights",
         "wire": {"down": "fp16", "up": "int8"},
     },
+    "a mask that changes, weights, multiples of steps down": {
+        "representation": "weights",
+        "wire": {"down": "uniform", "up": "uniform"},
+    },
     "a mask that changes, weights, binary32": {
         "representation": "weights",
     },
@@ -129,9 +138,9 @@ def _story(name: str, settings: dict[str, Json]) -> list[Example]:
     """First contact, the reply, and the next round for who remembers the first and for who does not."""
     both = {"settings": settings, "tensors": TENSORS}
     exchange = exchange_in(both)
-    digest = mask_in(MASK, exchange).digest
+    mask = mask_in(MASK, exchange)
     first, second = (
-        told_version(exchange.version(round, digest, kept=kept, floats=floats))
+        told_version(exchange.version(round, mask.digest, kept=kept, floats=floats, layers=layers_of(mask)))
         for round, kept, floats in ((1, _THETA, _FIRST), (2, _MOVED, _SECOND))
     )
     known = {**both, "mask": MASK}
@@ -150,12 +159,12 @@ def _moving_story(name: str, settings: dict[str, Json]) -> list[Example]:
     both = {"settings": settings, "tensors": TENSORS}
     exchange = exchange_in(both)
     old, new = mask_in(MASK, exchange), mask_in(_NEW_MASK, exchange)
-    first = told_version(exchange.version(1, old.digest, kept=_THETA, floats=_FIRST))
+    first = told_version(exchange.version(1, old.digest, kept=_THETA, floats=_FIRST, layers=layers_of(old)))
     grown = exchange.representation.grown(
         np.concatenate([np.array(values, dtype=np.float32) for _, values in _GRADIENTS.values()])
     )
     kept = Moves.between(old, new).carried(_MOVED, grown=grown)
-    second = told_version(exchange.version(2, new.digest, kept=kept, floats=_SECOND))
+    second = told_version(exchange.version(2, new.digest, kept=kept, floats=_SECOND, layers=layers_of(new)))
     known = {**both, "mask": MASK}
     held = first if exchange.remembers else None
     trained = {**_TRAINED, "gradients": _GRADIENTS}
@@ -189,7 +198,7 @@ def _marked_story(name: str, settings: dict[str, Json]) -> list[Example]:
     mask = mask_in(MASK, exchange)
     # Equal ones, of which those at lower positions are marked.
     kept = np.where(np.arange(KEPT) % 3, _THETA, np.float32(0.0625)).astype(np.float32)
-    first = told_version(exchange.version(1, mask.digest, kept=kept, floats=_FIRST))
+    first = told_version(exchange.version(1, mask.digest, kept=kept, floats=_FIRST, layers=layers_of(mask)))
     known = {**both, "mask": MASK}
     some, alone = [[0, 3, 4], [1, 0, 9]], [[0, 0, 5], [1, 0, 2]]
     gradients = {"0.weight": _GRADIENTS["0.weight"]}
@@ -215,7 +224,8 @@ def _own_story(name: str, settings: dict[str, Json]) -> list[Example]:
     """A round in which the device changes the mask itself, and the reply under its own mask."""
     both = {"settings": settings, "tensors": TENSORS}
     exchange = exchange_in(both)
-    first = told_version(exchange.version(1, mask_in(MASK, exchange).digest, kept=_THETA, floats=_FIRST))
+    mask = mask_in(MASK, exchange)
+    first = told_version(exchange.version(1, mask.digest, kept=_THETA, floats=_FIRST, layers=layers_of(mask)))
     known = {**both, "mask": MASK, "version": first, "growth": _GROWTH}
     return [Example(f"{name}: the reply", "reply", known, {**_TRAINED, "own_mask": _NEW_MASK})]
 
@@ -224,7 +234,8 @@ def _deciding_story(name: str, settings: dict[str, Json]) -> list[Example]:
     """The reply where the gradients of kept weights are asked for too."""
     both = {"settings": settings, "tensors": TENSORS}
     exchange = exchange_in(both)
-    first = told_version(exchange.version(1, mask_in(MASK, exchange).digest, kept=_THETA, floats=_FIRST))
+    mask = mask_in(MASK, exchange)
+    first = told_version(exchange.version(1, mask.digest, kept=_THETA, floats=_FIRST, layers=layers_of(mask)))
     known = {**both, "mask": MASK, "version": first, "growth": _GROWTH}
     own = normals("kept gradients", KEPT, scale=0.2).tolist()
     return [Example(f"{name}: the reply", "reply", known, {**_TRAINED, "gradients": _GRADIENTS, "kept_gradients": own})]

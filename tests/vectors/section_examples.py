@@ -185,6 +185,18 @@ SECTION_EXAMPLES = (
         {**_FLOATS, "format": "bf16", "groups": [3]},
         [15360, -7, 0],
     ),
+    Example(
+        "a whole version as multiples of steps",
+        "steps",
+        {**_WEIGHTS, "step": 0.5, "groups": [30, 0, 6, 4]},
+        np.concatenate([_START[:30], np.zeros(6, dtype=np.float32), _START[36:]]),
+    ),
+    Example(
+        "a version as multiples of steps against its base",
+        "steps",
+        {**_WEIGHTS, "step": 0.25, "groups": [30, 10], "base": _START.tolist()},
+        _END,
+    ),
     Example("seven measures", "counts", {"count": 7}, [120, 0.75, 1.5, 1e6, 2e6, 3e5, 1]),
     Example(
         "largest values in bfloat16",

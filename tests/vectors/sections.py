@@ -13,14 +13,17 @@ from hedgerow.codec import (
     Section,
     Sections,
     counts_section,
+    decode_multiples,
     decode_ordered,
     decode_values,
+    encode_multiples,
     encode_ordered,
     encode_values,
     expected,
     layer_context,
     levels_section,
     mask_section,
+    multiples_of,
     plain_bits_section,
     plain_levels_section,
     plain_mask_section,
@@ -29,6 +32,7 @@ from hedgerow.codec import (
     read_mask,
     read_signs,
     signs_section,
+    values_of,
 )
 from hedgerow.codec.sections import mask_delta_section, read_mask_delta, read_top_k, top_k_section
 from hedgerow.exchange import (
@@ -142,6 +146,21 @@ def _read_version(knows: Knows, sent: Knows) -> Json:
     return listed(decode_ordered(section.coded, count, **_known_version(knows)))
 
 
+def _known_steps(knows: Knows) -> dict[str, Any]:
+    return {"groups": knows["groups"], "base": _floats(knows["base"]) if "base" in knows else None}
+
+
+def _write_steps(knows: Knows, values: Any) -> dict[str, Json]:
+    multiples = multiples_of(_floats(values), groups=knows["groups"], step=knows["step"])
+    return _in_words(Section.of(_kind(knows), encode_multiples(multiples, **_known_steps(knows)), count=multiples.size))
+
+
+def _read_steps(knows: Knows, sent: Knows) -> Json:
+    count = sum(knows["groups"])
+    section = expected(_section_in(sent), _kind(knows), count)
+    return listed(values_of(decode_multiples(section.coded, count, **_known_steps(knows))))
+
+
 def _write_mask(knows: Knows, bits: Any) -> dict[str, Json]:
     if knows.get("plain"):
         return _in_words(plain_mask_section(PackedBits.from_bools(bits)))
@@ -191,6 +210,7 @@ SECTION_WAYS = {
     "values": Way(_write_values, _read_values),
     "variances": Way(_write_values, _read_values, inexact=True),
     "version": Way(_write_version, _read_version),
+    "steps": Way(_write_steps, _read_steps),
     "counts": Way(
         lambda knows, values: _in_words(counts_section(_floats(values))),
         lambda knows, sent: listed(read_counts(_section_in(sent), knows["count"])),

@@ -55,7 +55,9 @@ def recalibrate(
     cohort = [node for node in cohort if state.plans.get(node, 0) == level]
     state = begun(state, experiment=experiment, bench=bench).part(level)
     header = Header(bytes.fromhex(experiment.digest()), number, state.mask.digest, task=pb.TASK_RECALIBRATE)
-    version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
+    version = exchange.version(
+        number, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+    )
     outgoing = Outgoing(header, version, exchange=exchange, state=state, history=history, level=level)
 
     def moments_in(sections: Sections) -> Moments:

@@ -133,7 +133,9 @@ def play_round(
     if adjustment is not None:
         growth = growth_of(adjustment.comes, mask=state.mask, marked=adjustment.goes if presses else None)
     own_masks = adjustment is not None and experiment.adjustment.by == "devices"
-    version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
+    version = exchange.version(
+        number, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+    )
     history = MemoryHistory(most=0) if history is None else history
     strands = Strands.of(
         state,

@@ -170,7 +170,9 @@ def _floats(candidate: Candidate, bench: Bench) -> Sent:
 
 def _version(candidate: Candidate, bench: Bench) -> list[Section]:
     state, exchange = candidate.state, bench.exchange
-    version = exchange.version(0, state.mask.digest, kept=state.kept, floats=state.floats)
+    version = exchange.version(
+        0, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+    )
     return exchange.encode(version, base=None, layers=list(state.mask.layer_kept().values()))
 
 

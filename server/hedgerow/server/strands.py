@@ -70,7 +70,13 @@ class Strands:
             if places is not None:
                 asked = level_growth(growth, whole=state.mask, places=places, marks=marks)
             header = Header(experiment, number, part.mask.digest, growth=asked)
-            version = exchange.version(number, part.mask.digest, kept=part.kept, floats=part.floats)
+            version = exchange.version(
+                number,
+                part.mask.digest,
+                kept=part.kept,
+                floats=part.floats,
+                layers=list(part.mask.layer_kept().values()),
+            )
             layers = list(part.mask.layer_kept().values())
             outgoing[level] = Outgoing(header, version, exchange=exchange, state=part, history=history, level=level)
             readers[level] = Reader(
@@ -143,7 +149,9 @@ def _counts(bits: Bits, layers: Sequence[int]) -> list[int]:
 def _marked(state: RoundState, number: int, growth: Sequence[Growth], *, exchange: Exchange) -> Bits | None:
     if not any(one.marked for one in growth):
         return None
-    version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats)
+    version = exchange.version(
+        number, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
+    )
     layers = list(state.mask.layer_kept().values())
     scores = exchange.representation.drop_scores(exchange.starts(version)[0])
     return marked(scores, layers=layers, counts=marked_counts(growth, layers=layers))

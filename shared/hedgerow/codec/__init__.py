@@ -49,6 +49,7 @@ from hedgerow.codec.sections import (
     top_k_section,
 )
 from hedgerow.codec.symbols import Bits, Floats, Levels
+from hedgerow.codec.uniform import Multiples, decode_multiples, encode_multiples, multiples_of, values_of
 from hedgerow.codec.updates import applied, update_of
 from hedgerow.codec.values import decode_values, encode_values, value_codec
 from hedgerow.codec.votes import Votes
@@ -65,6 +66,7 @@ __all__ = [
     "Growth",
     "Header",
     "Levels",
+    "Multiples",
     "PackedBits",
     "Section",
     "Sections",
@@ -77,6 +79,7 @@ __all__ = [
     "decode_bits",
     "decode_candidates",
     "decode_levels",
+    "decode_multiples",
     "decode_ordered",
     "decode_payload",
     "decode_values",
@@ -84,6 +87,7 @@ __all__ = [
     "dropped",
     "encode_bits",
     "encode_levels",
+    "encode_multiples",
     "encode_ordered",
     "encode_payload",
     "encode_values",
@@ -96,6 +100,7 @@ __all__ = [
     "levels_section",
     "mask_delta_section",
     "mask_section",
+    "multiples_of",
     "plain_bits_section",
     "plain_levels_section",
     "plain_mask_section",
@@ -115,4 +120,5 @@ __all__ = [
     "update_of",
     "value_codec",
     "values_entropy",
+    "values_of",
 ]

@@ -68,7 +68,7 @@ class FinishSettings(Settings):
     rounds: Annotated[int, Field(ge=0)] = 0
     """How many rounds these are; 0: none. They train as `representation = "weights"` does, by [weights], and the
     schedule of step sizes, which ends with the rounds of signs, begins anew."""
-    down: Literal["fp32", "fp16", "bf16"] | None = None
+    down: Literal["fp32", "fp16", "bf16", "uniform"] | None = None
     """`wire.down` of these rounds; the same when absent."""
     up: Literal["fp32", "fp16", "bf16", "int8", "uniform"] | None = None
     """`wire.up` of these rounds; the same when absent."""

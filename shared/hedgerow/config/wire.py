@@ -23,16 +23,20 @@ class WireSettings(Settings):
     history: Annotated[int, Field(ge=0, le=1000)] = 32
     """Versions that the coordinator remembers: a device that acknowledged one of them is sent what changed since. 0:
     everybody is sent the whole each time."""
-    down: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Floats in requests: what is never pruned, and the kept weights where they are floats. Differences from an older
-    version are sent of the half precisions only."""
+    down: Literal["fp32", "fp16", "bf16", "uniform"] = "fp32"
+    """Floats in requests: what is never pruned, and the kept weights where they are floats. `uniform`: kept weights as
+    multiples of a step, entropy-coded, of which the coordinator remembers what rounding left; the others as `bf16`.
+    Differences from an older version are sent of all but `fp32`."""
+    down_step: Positive = 0.5
+    """Of `down = "uniform"`: the quantiser's step as a fraction of the root mean square of each tensor's kept weights;
+    0.5 takes about 3.1 bits a weight, 0.25 about 4.1."""
     up: Literal["fp32", "fp16", "bf16", "int8", "uniform"] = "fp32"
     """Floats in replies: the values themselves, or with `int8` and `uniform` what training changed. `int8`: blocks of
     8-bit integers with a scale each; `uniform`: multiples of a step, entropy-coded."""
     step: Positive = 1.0
-    """Of `uniform`: the quantiser's step as a fraction of the root mean square of each tensor's change."""
+    """Of `up = "uniform"`: the quantiser's step as a fraction of the root mean square of each tensor's change."""
     error_feedback: bool = True
-    """Of `int8` and `uniform`: a client keeps what rounding left over, and adds it to its next change."""
+    """Of `up` = `int8` and `uniform`: a client keeps what rounding left over, and adds it to its next change."""
     drop: Fraction = 0.0
     """Of `int8` and `uniform`: fraction of the kept weights' changes that are not sent, drawn anew by each client in
     each round from a seed that travels; the others are divided by 1 - drop (DARE, Yu et al. 2023)."""

@@ -82,9 +82,13 @@ class Exchange:
         wanted = self.floats.wire.history > 0 and not self.plain
         return wanted and (self.representation.has_deltas or self.floats.has_deltas)
 
-    def version(self, round: int, mask_digest: bytes, *, kept: Floats, floats: Floats) -> Version:
-        """What round `round` says of the coordinator's state."""
-        return Version(round, mask_digest, self.representation.publish(kept), self.floats.publish(floats))
+    def version(
+        self, round: int, mask_digest: bytes, *, kept: Floats, floats: Floats, layers: Sequence[int]
+    ) -> Version:
+        """What round `round` says of the coordinator's state; `layers` are numbers of kept weights of the tensors."""
+        groups = self.architecture.float_groups
+        said = self.representation.publish(kept, layers=layers)
+        return Version(round, mask_digest, said, self.floats.publish(floats, groups=groups))
 
     def starts(self, version: Version) -> tuple[Floats, Floats]:
         """What training starts from: (kept,) and (floats,) float32."""
@@ -194,5 +198,9 @@ class Exchange:
 
 
 def floats_of(wire: WireSettings, privacy: PrivacySettings) -> Values:
-    """How what is never pruned travels. Nothing of it is dropped: there is little of it, and all of it matters."""
+    """How what is never pruned travels. Nothing of it is dropped or told in steps: there is little of it, and all of it
+    matters.
+    """
+    if wire.down == "uniform":
+        wire = wire.model_copy(update={"down": "bf16"})
     return Values(pb.KIND_FLOATS, wire, privacy)

@@ -69,15 +69,15 @@ class Representation(ABC):
         """The state before any training, from the dense weights at initialization."""
 
     @abstractmethod
-    def publish(self, state: Floats) -> Published:
-        """What a version says of a state."""
+    def publish(self, state: Floats, *, layers: Sequence[int]) -> Published:
+        """What a version says of a state; `layers` as of the class."""
 
     def filler(self) -> Published:
         """(1,) what stands for a weight that just grew, where a base is carried to a new mask; the same at both ends.
 
         It is what `publish` says of 0, whatever the weight grows to, which a device may not know.
         """
-        return self.publish(np.zeros(1, dtype=np.float32))
+        return self.publish(np.zeros(1, dtype=np.float32), layers=[1])
 
     @abstractmethod
     def drop_scores(self, state: Floats, *, mean: Floats | None = None) -> Floats:

@@ -75,7 +75,7 @@ class Signs(Representation):
         theta: Floats = np.float32(self.settings.initial_vote) * _to_signs(gather_kept(weights, mask) >= 0)
         return theta
 
-    def publish(self, state: Floats) -> Levels:
+    def publish(self, state: Floats, *, layers: Sequence[int]) -> Levels:
         """(kept,) levels of θ, or with `vote` its signs, 1 = positive."""
         if self.aggregation.signs == "vote":
             return (state >= 0).astype(np.uint8)

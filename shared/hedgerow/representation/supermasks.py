@@ -78,7 +78,7 @@ class Supermasks(Representation):
         """θ = 1/2, of which nothing is known yet."""
         return np.full(mask.kept, 0.5, dtype=np.float32)
 
-    def publish(self, state: Floats) -> Levels:
+    def publish(self, state: Floats, *, layers: Sequence[int]) -> Levels:
         """(kept,) levels of θ, uniform over [0, 1]."""
         return self._coder.publish(2 * state - 1)
 

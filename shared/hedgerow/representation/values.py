@@ -1,4 +1,6 @@
-"""Vectors of floats as they travel: versions in one of three precisions, replies as values or as quantised changes."""
+"""Vectors of floats as they travel: versions in some precision or as multiples of a step, replies as values or as
+quantised changes.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,23 @@ from hedgerow.codec import (
     Section,
     Sections,
     applied,
+    decode_multiples,
     decode_ordered,
     decode_values,
     dropped,
+    encode_multiples,
     encode_ordered,
     encode_values,
     expected,
     from_ordered,
     kept_groups,
+    multiples_of,
     seeded_positions,
     to_ordered,
     update_of,
     value_codec,
     values_entropy,
+    values_of,
 )
 from hedgerow.config import PrivacySettings, WireSettings
 from hedgerow.errors import PayloadError
@@ -61,18 +67,33 @@ class Values:
         """Whether `encode` makes use of a base."""
         return self.wire.down != "fp32" and self.wire.coder != "plain"
 
-    def publish(self, values: Floats) -> Published:
-        """What a version says: the values, or in a half precision its ordered integers."""
-        return values if self.wire.down == "fp32" else to_ordered(values, kind=self.wire.down)
+    def publish(self, values: Floats, *, groups: Sequence[int]) -> Published:
+        """What a version says: the values, in a half precision its ordered integers, or multiples of a step."""
+        match self.wire.down:
+            case "fp32":
+                return values
+            case "uniform":
+                return multiples_of(values, groups=groups, step=self.wire.down_step)
+            case down:
+                return to_ordered(values, kind=down)
 
     def start(self, published: Published) -> Floats:
         """The values that a version says."""
-        return published if self.wire.down == "fp32" else from_ordered(published, kind=self.wire.down)
+        match self.wire.down:
+            case "fp32":
+                return published
+            case "uniform":
+                return values_of(published)
+            case down:
+                return from_ordered(published, kind=down)
 
     def encode(self, published: Published, *, base: Published | None, groups: Sequence[int]) -> Section:
         """The values; differences from those of `base` where there is one and that is smaller."""
         down = self.wire.down
-        if down == "fp32" or self.wire.coder == "plain":
+        if down == "uniform":
+            known = None if base is None else self.start(base)
+            coded = encode_multiples(published, groups=groups, base=known)
+        elif down == "fp32" or self.wire.coder == "plain":
             coded = encode_values(self.start(published), format=down, groups=groups).coded
         else:
             coded = encode_ordered(published, kind=down, base=base, groups=groups)
@@ -86,10 +107,13 @@ class Values:
         """
         count, down = sum(groups), self.wire.down
         section = expected(sections, self.kind, count)
+        if down == "uniform":
+            known = None if base is None else self.start(base)
+            return decode_multiples(section.coded, count, groups=groups, base=known)
         if down != "fp32" and section.codec in _ORDERED:
             return decode_ordered(section.coded, count, kind=down, base=base, groups=groups)
         expected(sections, self.kind, count, codecs=(value_codec(down),))
-        return self.publish(decode_values(section.coded, count, groups=groups))
+        return self.publish(decode_values(section.coded, count, groups=groups), groups=groups)
 
     def reply(
         self,

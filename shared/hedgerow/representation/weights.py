@@ -32,16 +32,16 @@ class Weights(Representation):
 
     @property
     def has_deltas(self) -> bool:
-        """Differences are told of half precisions."""
+        """Differences are told of all but float32."""
         return self._values.has_deltas
 
     def initial(self, weights: dict[str, Tensor], mask: Mask) -> Floats:
         """The kept weights at initialization."""
         return gather_kept(weights, mask)
 
-    def publish(self, state: Floats) -> Published:
+    def publish(self, state: Floats, *, layers: Sequence[int]) -> Published:
         """The values in the precision of `wire.down`."""
-        return self._values.publish(state)
+        return self._values.publish(state, groups=layers)
 
     def drop_scores(self, state: Floats, *, mean: Floats | None = None) -> Floats:
         """|w|, as RigL has it (Evci et al. 2020, arXiv 1911.11134); the state is the mean."""
@@ -103,8 +103,11 @@ class Weights(Representation):
         return self._values.read_reply(sections, published=published, groups=layers, relative=[False] * len(layers))
 
     def following(self, state: Floats, *, start: Floats, mean: Floats, scale: float, round: int = 1) -> Floats:
-        """The mean (McMahan et al. 2017)."""
-        return mean
+        """The mean (McMahan et al. 2017); what it has over what clients were told, where that was rounded to a step.
+
+        Of half precisions rounding is less than what a round changes; of a step it is more, and would undo it.
+        """
+        return state + (mean - start) if self.wire.down == "uniform" else mean
 
     def kept_weights(self, state: Floats, model: nn.Module, mask: Mask) -> Floats:
         """The state itself."""
