@@ -65,11 +65,17 @@ def finishing(**changes: Any) -> Experiment:
         ({"representation": "weights"}, "only signs end in float; set it to 0, or representation to"),
         ({"representation": "supermask"}, "only signs end in float; set it to 0, or representation to"),
         ({"rounds": 2}, "so none would train signs; set it to 1 or less, or representation to"),
-        ({"adjustment": {"every": 1, "until": 4}}, "until round 4, and .*; set adjustment.until to 3 or less"),
-        ({"rounds": 3, "adjustment": {"every": 1, "until": 2}}, "set adjustment.until to 1 or less"),
         ({"privacy": {"vote_epsilon": 1.0}}, "set it to 0, or set privacy.clip and privacy.noise"),
-        ({"finish": {"up": "fp16"}}, "finish.up is 'fp16', but finish.rounds is 0, .*; set rounds, or leave up out"),
-        ({"finish": {"down": "fp16"}}, "finish.down is 'fp16', but finish.rounds is 0"),
+        (
+            {"finish": {"up": "fp16"}},
+            "finish.up is 'fp16', but finish.rounds and finish.share are 0, .*; set one of them, or leave up out",
+        ),
+        ({"finish": {"down": "fp16"}}, "finish.down is 'fp16', but finish.rounds and finish.share are 0"),
+        ({"finish": {"rounds": 2, "share": 0.5}}, "finish.rounds is 2 and finish.share is 0.5, .* leave one out"),
+        (
+            {"representation": "weights", "finish": {"share": 0.5}},
+            "finish.share is 0.5, but representation is 'weights'",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_finish_is_refused(changes: Mapping[str, Any], message: str) -> None:
@@ -78,8 +84,16 @@ def test_what_does_not_go_with_a_finish_is_refused(changes: Mapping[str, Any], m
 
 
 def test_a_finish_goes_with_adjustments_before_it_and_with_noise() -> None:
-    Experiment.model_validate({**ROUNDS, "adjustment": {"every": 1, "until": 3}})
+    experiment = Experiment.model_validate({**ROUNDS, "adjustment": {"every": 1, "until": 5}})
+    assert [experiment.at(number).adjustment.every for number in (3, 4, 5)] == [1, 0, 0], "it keeps its mask"
     Experiment.model_validate({**ROUNDS, "privacy": {"vote_epsilon": 1.0, "clip": 1.0, "noise": 0.5}})
+
+
+@pytest.mark.parametrize(("rounds", "share", "first"), [(10, 0.25, 9), (10, 0.67, 5), (2, 0.67, 2), (1, 0.67, None)])
+def test_a_finish_may_be_a_fraction_of_the_rounds(rounds: int, share: float, first: int | None) -> None:
+    experiment = Experiment.model_validate({"rounds": rounds, "finish": {"share": share}})
+    floats = [number for number in range(1, rounds + 1) if experiment.at(number).representation == "weights"]
+    assert floats == ([] if first is None else list(range(first, rounds + 1)))
 
 
 def test_the_last_rounds_have_the_settings_of_weights_and_the_others_those_of_the_experiment() -> None:

@@ -17,9 +17,9 @@ def guarantee(experiment: Experiment, *, kept: int, rounds: int) -> list[str]:
         kept: number of kept weights, so of votes in a message.
         rounds: in which a device takes part.
     """
-    privacy, lines, finish = experiment.privacy, [], min(experiment.finish.rounds, rounds)
+    privacy, lines, finish = experiment.privacy, [], min(experiment.finish_rounds, rounds)
     if privacy.vote_epsilon is not None and experiment.representation != "weights":
-        voted = min(rounds, experiment.rounds - experiment.finish.rounds) if finish else rounds
+        voted = min(rounds, experiment.rounds - experiment.finish_rounds) if finish else rounds
         whole = [
             votes_epsilon(votes=kept, rounds=times, epsilon=privacy.vote_epsilon, delta=privacy.delta)
             for times in (1, voted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -48,6 +49,15 @@ class Axes(Settings):
         start = self.adjustment.start_density
         return self.pruning.density if start is None else start
 
+    @property
+    def finish_rounds(self) -> int:
+        """How many of the last rounds train in float after rounds of signs.
+
+        >>> Axes(rounds=10, finish=FinishSettings(share=0.25)).finish_rounds
+        2
+        """
+        return self.finish.rounds or math.floor(self.finish.share * self.rounds)
+
     def stretch(self, round: int) -> range:
         """The rounds that train what round `round` does; later rounds than there are belong to the last of them.
 
@@ -55,7 +65,7 @@ class Axes(Settings):
         >>> axes.stretch(3), axes.stretch(4), Axes(rounds=5).stretch(4)
         (range(1, 4), range(4, 6), range(1, 6))
         """
-        end = self.rounds - self.finish.rounds + 1
-        if not self.finish.rounds or round < end:
+        end = self.rounds - self.finish_rounds + 1
+        if not self.finish_rounds or round < end:
             return range(1, end)
         return range(end, self.rounds + 1)

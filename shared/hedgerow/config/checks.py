@@ -68,27 +68,23 @@ def _supermasks_fit(axes: Axes) -> None:
 
 
 def _finish_fits(axes: Axes) -> None:
-    finish, last = axes.finish.rounds, axes.rounds - axes.finish.rounds
-    if not finish:
+    rounds, share = axes.finish.rounds, axes.finish.share
+    named = f"finish.rounds is {rounds}" if rounds else f"finish.share is {share}"
+    if not rounds and not share:
         return
     if axes.representation != "signs":
         raise ValueError(
-            f"finish.rounds is {finish}, but representation is {axes.representation!r}, and only signs end in float; "
+            f"{named}, but representation is {axes.representation!r}, and only signs end in float; "
             'set it to 0, or representation to "signs"'
         )
-    if last < 1:
+    if axes.finish_rounds >= axes.rounds:
         raise ValueError(
-            f"finish.rounds is {finish}, but there are {axes.rounds} rounds, so none would train signs; set it to "
+            f"{named}, but there are {axes.rounds} rounds, so none would train signs; set it to "
             f'{axes.rounds - 1} or less, or representation to "weights"'
-        )
-    if axes.adjustment.every and axes.adjustment.last(axes.rounds) > last:
-        raise ValueError(
-            f"finish.rounds is {finish}, but adjustments go on until round {axes.adjustment.last(axes.rounds)}, and "
-            f"the finish keeps its mask; set adjustment.until to {last} or less"
         )
     if axes.privacy.vote_epsilon is not None and not axes.privacy.noise:
         raise ValueError(
-            f"finish.rounds is {finish}, but float weights are sent without the noise that privacy.vote_epsilon gives "
+            f"{named}, but float weights are sent without the noise that privacy.vote_epsilon gives "
             "votes; set it to 0, or set privacy.clip and privacy.noise"
         )
 

@@ -67,7 +67,10 @@ class FinishSettings(Settings):
 
     rounds: Annotated[int, Field(ge=0)] = 0
     """How many rounds these are; 0: none. They train as `representation = "weights"` does, by [weights], and the
-    schedule of step sizes, which ends with the rounds of signs, begins anew."""
+    schedule of step sizes, which ends with the rounds of signs, begins anew. The mask stays as it is, whatever
+    `adjustment.until` says."""
+    share: Fraction = 0.0
+    """The same as a fraction of all rounds, rounded down, in place of `rounds`."""
     down: Literal["fp32", "fp16", "bf16", "uniform"] | None = None
     """`wire.down` of these rounds; the same when absent."""
     up: Literal["fp32", "fp16", "bf16", "int8", "uniform"] | None = None
@@ -75,11 +78,16 @@ class FinishSettings(Settings):
 
     @model_validator(mode="after")
     def _there_are_rounds(self) -> FinishSettings:
+        if self.rounds and self.share:
+            raise ValueError(
+                f"finish.rounds is {self.rounds} and finish.share is {self.share}, which are two ways to say it; "
+                "leave one out"
+            )
         for name, value in {"down": self.down, "up": self.up}.items():
-            if value is not None and self.rounds == 0:
+            if value is not None and not self.rounds and not self.share:
                 raise ValueError(
-                    f"finish.{name} is {value!r}, but finish.rounds is 0, so nothing travels so; set rounds, or leave "
-                    f"{name} out"
+                    f"finish.{name} is {value!r}, but finish.rounds and finish.share are 0, so nothing travels so; set "
+                    f"one of them, or leave {name} out"
                 )
         return self
 
