@@ -292,6 +292,21 @@ def test_the_weights_after_a_round_are_their_mean() -> None:
     assert Weights().following(state, start=state, mean=mean, scale=0.5).tolist() == [3, 4]
 
 
+def test_weights_that_were_rounded_to_a_step_move_by_what_the_clients_changed() -> None:
+    weights = Weights(wire=WireSettings(down="uniform"))
+    state, start, mean = (np.array(v, dtype=np.float32) for v in ([1, 2], [1.25, 1.75], [1.5, 1.5]))
+    assert weights.following(state, start=start, mean=mean, scale=1.0).tolist() == [1.25, 1.75]
+
+
+def test_changes_of_less_than_a_step_add_up() -> None:
+    weights, state = Weights(wire=WireSettings(down="uniform", down_step=0.5)), np.linspace(-1, 1, 32, dtype=np.float32)
+    first = state.copy()
+    for round in range(100):
+        start = weights.start(weights.publish(state, layers=[32]))
+        state = weights.following(state, start=start, mean=start + np.float32(0.01), scale=1.0, round=round + 1)
+    np.testing.assert_allclose(state, first + 1, rtol=0, atol=1e-4)
+
+
 def test_a_reply_is_one_bit_a_kept_weight_and_a_zero_score_is_positive() -> None:
     start, trained = np.ones(4, dtype=np.float32), np.array([0.0, -0.0, -1.0, 2.0], dtype=np.float32)
     assert reply(plain(MEAN), trained, start=start).section.data == bytes([0b11010000])

@@ -1,4 +1,4 @@
-"""Updates as multiples of a step: what it costs, what it loses, and what error feedback brings back."""
+"""Updates and versions as multiples of a step: what it costs, what it loses, and what error feedback brings back."""
 
 from itertools import pairwise
 
@@ -10,10 +10,19 @@ from hypothesis.extra import numpy as hnp
 
 from hedgerow.codec import Floats
 from hedgerow.codec.coded import Coded
-from hedgerow.codec.uniform import decode_update, encode_update
+from hedgerow.codec.integers import encode_integers
+from hedgerow.codec.uniform import (
+    decode_multiples,
+    decode_update,
+    encode_multiples,
+    encode_update,
+    multiples_of,
+    values_of,
+)
 from hedgerow.errors import PayloadError
 from hedgerow.v1 import payload_pb2 as pb
 
+ZEROS = np.zeros(4, dtype=np.int32)
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 GROUPS = [108] * 33 + [116]
 """3,680 values in 34 tensors."""
@@ -183,3 +192,67 @@ def test_mutants_are_finite_values_or_refused(data: st.DataObject) -> None:
         return
     assert values.size == 64
     assert np.isfinite(values).all()
+
+
+def test_a_multiple_is_the_code_of_a_step_above_an_integer() -> None:
+    # As above: the step is 3.5, whose upper 11 bits are 515. -1 has all 16 bits.
+    multiples = multiples_of(floats(4, -4, 3, 0), groups=[3, 1], step=1.0)
+    assert multiples.tolist() == [168 << 16 | 1, 168 << 16 | 0xFFFF, 168 << 16 | 1, 0]
+    assert values_of(multiples).tolist() == [3.5, -3.5, 3.5, 0]
+
+
+def test_what_changed_by_no_step_takes_a_byte_a_tensor_and_a_few_more() -> None:
+    values = normal()
+    multiples = multiples_of(values, groups=GROUPS, step=0.25)
+    whole = encode_multiples(multiples, groups=GROUPS)
+    against = encode_multiples(multiples, groups=GROUPS, base=values)
+    assert (whole.parameter, against.parameter) == (0, 1)
+    assert len(whole.data) > 1700
+    assert len(against.data) < len(GROUPS) + 10
+
+
+def test_a_base_in_other_steps_is_rounded_to_those_of_the_version() -> None:
+    # 7 and -7 are 2 steps of 3.5, 1.75 is half a step, which is even at 0, and 10.5 is 3.
+    multiples = multiples_of(floats(4, -4, 3, 3), groups=[4], step=1.0)
+    base = floats(7, -7, 1.75, 10.5)
+    # What is sent is 1 - 2, -1 + 2, 1 - 0 and 1 - 3.
+    section = Coded(
+        pb.CODEC_UNIFORM, bytes([168]) + encode_integers(np.array([-1, 1, 1, -2], dtype=np.int16), scales=ZEROS)[0], 1
+    )
+    found = decode_multiples(section, 4, groups=[4], base=base)
+    assert found.tolist() == multiples.tolist()
+    assert decode_multiples(encode_multiples(multiples, groups=[4], base=base), 4, groups=[4], base=base).tolist() == (
+        multiples.tolist()
+    )
+
+
+@settings(max_examples=60)
+@given(
+    hnp.arrays(np.float32, st.integers(0, 60), elements=finite),
+    st.integers(0, 60),
+    st.sampled_from([0.03, 0.5, 1, 3]),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_version_is_the_same_whatever_it_is_told_against(values: Floats, cut: int, step: float, seed: int) -> None:
+    groups = [min(cut, values.size), 0, values.size - min(cut, values.size)]
+    multiples = multiples_of(values, groups=groups, step=step)
+    random = np.random.default_rng(seed)
+    far = random.choice(np.array([0, 1, -1e30, 3e38], dtype=np.float32), values.size)
+    for base in (None, values, far):
+        coded = encode_multiples(multiples, groups=groups, base=base)
+        assert decode_multiples(coded, values.size, groups=groups, base=base).tobytes() == multiples.tobytes()
+
+
+def test_a_version_against_a_base_is_refused_without_it_and_as_an_update() -> None:
+    values = normal()
+    coded = encode_multiples(multiples_of(values, groups=GROUPS, step=0.25), groups=GROUPS, base=values)
+    for read in (decode_multiples, decode_update):
+        with pytest.raises(PayloadError, match="does not hold") as caught:
+            read(coded, values.size, groups=GROUPS)
+        assert caught.value.kind == "mismatch"
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(PayloadError, match="unknown layout 2") as caught:
+        decode_multiples(Coded(pb.CODEC_UNIFORM, b"", 2), 1, groups=[1], base=floats(1))
+    assert caught.value.kind == "bounds"
