@@ -437,6 +437,7 @@ def test_the_recipe_adjusts_by_devices() -> None:
         ({"adjustment.density": "cubic", "adjustment.start_density": 0.5}, 'adjustment.density is "cubic"'),
         ({"extrusion.penalty": 0.1}, "extrusion.penalty is 0.1"),
         ({"budget.plan": True, "budget.levels": [1.0, 0.5]}, "budget.levels has 2 parts"),
+        ({"wire.down": "uniform"}, 'wire.down is "uniform"'),
         ({"adjustment.every": 0}, "adjustment.every is 0"),
         ({"adjustment.by": "coordinator", "adjustment.after": 0.25}, "adjustment.after is 0.25"),
     ],

@@ -28,7 +28,7 @@ from hedgerow.server.progress import Observer
 from hedgerow.server.recording import record_of
 from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.state import RoundState
-from hedgerow.server.strands import level_growth
+from hedgerow.server.strands import Strands, level_growth
 from hedgerow.telemetry import LevelRecord
 from hedgerow.v1 import payload_pb2 as pb
 from tests.device_fleet import FIRST, Devices, said
@@ -43,14 +43,14 @@ SMALL = {FIRST: 2, FIRST + 1: 1, FIRST + 2: 2}
 class Run:
     """Three real devices and three levels; every second round adjusts the mask."""
 
-    def __init__(self, representation: str, *, norms: str = "private", plan: bool = True) -> None:
+    def __init__(self, representation: str, *, norms: str = "private", plan: bool = True, down: str = "bf16") -> None:
         self.experiment = experiment_with(
             representation=representation,
             training={"kernels": "dense", "steps": 2},
             fleet={"clients": 30, "cohort": 3},
             pruning={"saliency": "random", "density": 0.05},
             adjustment={"every": 2, "until": 6, "blocks": 2},
-            wire={"down": "bf16"},
+            wire={"down": down},
             budget={"plan": True, "levels": [1.0, 0.5, 0.25], "norms": norms},
         )
         self.bench, self.workshop = Bench.of(self.experiment), Workshop(self.experiment)
@@ -81,8 +81,8 @@ class Run:
 
 
 @cache
-def run_of(representation: str, norms: str = "private") -> Run:
-    return Run(representation, norms=norms)
+def run_of(representation: str, norms: str = "private", down: str = "bf16") -> Run:
+    return Run(representation, norms=norms, down=down)
 
 
 def failed(why: str, *, kind: FailureKind = "device") -> Callable[[Request], Iterable[Reply]]:
@@ -104,9 +104,9 @@ def require_nested(state: RoundState, counts: list[dict[str, int]]) -> None:
     assert [state.part(level).mask.layer_kept() for level in range(3)] == counts
 
 
-@pytest.mark.parametrize("representation", ["weights", "signs"])
-def test_each_device_trains_its_part_through_rounds_that_change_the_mask(representation: str) -> None:
-    run, history = run_of(representation), MemoryHistory(most=8)
+@pytest.mark.parametrize(("representation", "down"), [("weights", "bf16"), ("weights", "uniform"), ("signs", "bf16")])
+def test_each_device_trains_its_part_through_rounds_that_change_the_mask(representation: str, down: str) -> None:
+    run, history = run_of(representation, down=down), MemoryHistory(most=8)
     devices, state = run.devices(), run.first()
     counts = [state.part(level).mask.layer_kept() for level in range(3)]
     before: list[Mask] = []
@@ -129,6 +129,24 @@ def test_each_device_trains_its_part_through_rounds_that_change_the_mask(represe
         require_nested(state, counts)
         assert state.trained == 0
         assert state.held == dict.fromkeys(LEVELS, number)
+
+
+@pytest.mark.parametrize("down", ["bf16", "uniform"])
+def test_a_part_is_told_of_each_weight_what_the_whole_is_told(down: str) -> None:
+    run = run_of("weights", down=down)
+    state, exchange = run.first(), run.bench.exchange
+    strands = Strands.of(
+        state,
+        list(LEVELS),
+        experiment=bytes.fromhex(run.experiment.digest()),
+        growth=(),
+        exchange=exchange,
+        history=MemoryHistory(most=0),
+    )
+    told = {level: exchange.starts(reader.version)[0] for level, reader in strands.readers.items()}
+    assert sorted(told) == [0, 1, 2]
+    for level in (1, 2):
+        assert told[level].tobytes() == told[0][state.places(level)].tobytes()
 
 
 @pytest.mark.parametrize("representation", ["weights", "signs"])

@@ -64,20 +64,17 @@ class Strands:
         number, outgoing, readers = state.round + 1, {}, {}
         levels = {node: state.plans[node] for node in cohort if state.plans.get(node)}
         marks = _marked(state, number, growth, exchange=exchange) if state.nests else None
+        layers = list(state.mask.layer_kept().values())
+        whole = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats, layers=layers)
         for level in sorted({0} if not state.nests else {levels.get(node, 0) for node in cohort}):
             part = state.part(level)
             places, asked = state.places(level), tuple(growth)
             if places is not None:
                 asked = level_growth(growth, whole=state.mask, places=places, marks=marks)
             header = Header(experiment, number, part.mask.digest, growth=asked)
-            version = exchange.version(
-                number,
-                part.mask.digest,
-                kept=part.kept,
-                floats=part.floats,
-                layers=list(part.mask.layer_kept().values()),
-            )
-            layers = list(part.mask.layer_kept().values())
+            version, layers = whole, list(part.mask.layer_kept().values())
+            if places is not None:
+                version = exchange.part(whole, part.mask.digest, places=places, floats=part.floats)
             outgoing[level] = Outgoing(header, version, exchange=exchange, state=part, history=history, level=level)
             readers[level] = Reader(
                 header, version, layers, exchange, part.mask if level else None, part.mask if own_masks else None
@@ -149,9 +146,7 @@ def _counts(bits: Bits, layers: Sequence[int]) -> list[int]:
 def _marked(state: RoundState, number: int, growth: Sequence[Growth], *, exchange: Exchange) -> Bits | None:
     if not any(one.marked for one in growth):
         return None
-    version = exchange.version(
-        number, state.mask.digest, kept=state.kept, floats=state.floats, layers=list(state.mask.layer_kept().values())
-    )
     layers = list(state.mask.layer_kept().values())
+    version = exchange.version(number, state.mask.digest, kept=state.kept, floats=state.floats, layers=layers)
     scores = exchange.representation.drop_scores(exchange.starts(version)[0])
     return marked(scores, layers=layers, counts=marked_counts(growth, layers=layers))

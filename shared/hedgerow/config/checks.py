@@ -223,6 +223,7 @@ def _devices_can_adjust(axes: Axes) -> None:
             axes.extrusion.penalty > 0
         ),
         f"budget.levels has {len(axes.budget.levels)} parts, each with one mask": len(axes.budget.levels) > 1,
+        'wire.down is "uniform", whose rounding is remembered of one mask': axes.wire.down == "uniform",
     }
     for what in [what for what, asked in asking.items() if asked]:
         raise ValueError(f'adjustment.by is "devices", but {what}; leave that out, or set it to "coordinator"')

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hedgerow.codec import (
+    Bits,
     Floats,
     Section,
     Sections,
@@ -89,6 +90,19 @@ class Exchange:
         groups = self.architecture.float_groups
         said = self.representation.publish(kept, layers=layers)
         return Version(round, mask_digest, said, self.floats.publish(floats, groups=groups))
+
+    def part(self, whole: Version, mask_digest: bytes, *, places: Bits, floats: Floats) -> Version:
+        """What a version says to those who keep a part: of each weight what it says to the others, whose replies are
+        averaged with theirs.
+
+        Args:
+            whole: the version of all weights.
+            mask_digest: of the part's mask.
+            places: (kept,) bool, the part.
+            floats: (floats,) float32, which may be its own.
+        """
+        said = self.floats.publish(floats, groups=self.architecture.float_groups)
+        return Version(whole.round, mask_digest, whole.kept[places], said)
 
     def starts(self, version: Version) -> tuple[Floats, Floats]:
         """What training starts from: (kept,) and (floats,) float32."""
