@@ -47,12 +47,15 @@ ABLATIONS: Mapping[str, Overrides] = {
     "no-trial": {"selection.trial_steps": 0},
     "no-adjustment": {"adjustment.every": 0},
     "plain-gradients": {"adjustment.relative": False},
-    "random-erk": {"selection.candidates": 0, "pruning.saliency": "random", "pruning.rule": "erk"},
-    "random-igq": {"selection.candidates": 0, "pruning.saliency": "random", "pruning.rule": "igq"},
+    "random-erk": {"selection.candidates": 0, "pruning.rule": "erk"},
+    "synflow": {"selection.candidates": 0, "pruning.saliency": "synflow", "pruning.rule": "global"},
     "no-signs": {"representation": "weights"},
+    "no-finish": {"finish.share": 0.0},
     "everybody-votes": {"signs.abstain": 0.0},
     # As large as the batch: an experiment's file has no way to say that it is absent.
     "whole-batch": {"training.micro_batch": FEDERATED["training.batch_size"]},
+    "half-precision-down": {"wire.down": "bf16"},
+    "finer-changes-up": {"wire.step": 1.0},
     "no-entropy-coding": {"wire.coder": "plain"},
     "no-memory-of-versions": {"wire.history": 0},
 }

@@ -228,6 +228,7 @@ def test_the_recipe_of_all_pieces_chooses_votes_changes_and_codes() -> None:
     assert experiment.wire.coder == "entropy"
     votes, like = experiment.signs, load_experiment(recipe="hidenseek").signs
     assert votes == like
+    assert 0 < experiment.finish_rounds < experiment.rounds
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,8 @@ def test_the_recipe_of_all_pieces_chooses_votes_changes_and_codes() -> None:
         ("signs.abstain", 0.0),
         ("wire.coder", "plain"),
         ("representation", "weights"),
+        ("finish.share", 0.0),
+        ("wire.down", "bf16"),
         ("training.micro_batch", None),
     ],
     ids=str,

@@ -73,8 +73,8 @@ def finishing(**changes: Any) -> Experiment:
         ({"finish": {"down": "fp16"}}, "finish.down is 'fp16', but finish.rounds and finish.share are 0"),
         ({"finish": {"rounds": 2, "share": 0.5}}, "finish.rounds is 2 and finish.share is 0.5, .* leave one out"),
         (
-            {"representation": "weights", "finish": {"share": 0.5}},
-            "finish.share is 0.5, but representation is 'weights'",
+            {"representation": "supermask", "finish": {"share": 0.5}},
+            "finish.share is 0.5, but representation is 'supermask'",
         ),
     ],
 )
@@ -87,6 +87,13 @@ def test_a_finish_goes_with_adjustments_before_it_and_with_noise() -> None:
     experiment = Experiment.model_validate({**ROUNDS, "adjustment": {"every": 1, "until": 5}})
     assert [experiment.at(number).adjustment.every for number in (3, 4, 5)] == [1, 0, 0], "it keeps its mask"
     Experiment.model_validate({**ROUNDS, "privacy": {"vote_epsilon": 1.0, "clip": 1.0, "noise": 0.5}})
+
+
+def test_weights_have_nothing_to_finish() -> None:
+    experiment = Experiment.model_validate({"rounds": 5, "finish": {"share": 0.5}, "representation": "weights"})
+    assert experiment.finish_rounds == 0
+    assert all(experiment.at(number) is experiment for number in range(6))
+    assert len(experiment.stretches) == 1
 
 
 @pytest.mark.parametrize(("rounds", "share", "first"), [(10, 0.25, 9), (10, 0.67, 5), (2, 0.67, 2), (1, 0.67, None)])

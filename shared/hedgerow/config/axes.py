@@ -56,7 +56,9 @@ class Axes(Settings):
         >>> Axes(rounds=10, finish=FinishSettings(share=0.25)).finish_rounds
         2
         """
-        return self.finish.rounds or math.floor(self.finish.share * self.rounds)
+        if self.finish.rounds or self.representation == "weights":
+            return self.finish.rounds
+        return math.floor(self.finish.share * self.rounds)
 
     def stretch(self, round: int) -> range:
         """The rounds that train what round `round` does; later rounds than there are belong to the last of them.

@@ -70,7 +70,7 @@ def _supermasks_fit(axes: Axes) -> None:
 def _finish_fits(axes: Axes) -> None:
     rounds, share = axes.finish.rounds, axes.finish.share
     named = f"finish.rounds is {rounds}" if rounds else f"finish.share is {share}"
-    if not rounds and not share:
+    if not rounds and (not share or axes.representation == "weights"):
         return
     if axes.representation != "signs":
         raise ValueError(

@@ -57,6 +57,7 @@ class Experiment(Axes):
             "wire": self.wire.model_copy(update=wire),
             # It is over, so nobody has to have memory for it.
             "adjustment": AdjustmentSettings(),
+            "finish": self.finish.model_copy(update={"rounds": self.finish_rounds, "share": 0.0}),
         }
         return self.model_copy(update=changes)
 

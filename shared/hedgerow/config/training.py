@@ -70,7 +70,8 @@ class FinishSettings(Settings):
     schedule of step sizes, which ends with the rounds of signs, begins anew. The mask stays as it is, whatever
     `adjustment.until` says."""
     share: Fraction = 0.0
-    """The same as a fraction of all rounds, rounded down, in place of `rounds`."""
+    """The same as a fraction of all rounds, rounded down, in place of `rounds`; nothing where `representation` is
+    `weights`, so that this alone may be changed."""
     down: Literal["fp32", "fp16", "bf16", "uniform"] | None = None
     """`wire.down` of these rounds; the same when absent."""
     up: Literal["fp32", "fp16", "bf16", "int8", "uniform"] | None = None
