@@ -99,7 +99,7 @@ def test_runs_go_seed_by_seed_with_the_seeds_that_are_wanted() -> None:
 
 def test_the_environment_picks_lines_data_seeds_and_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Wanted.of(quick=False)
-    assert (tuple(whole.lines), list(whole.seeds), whole.rounds) == (LINES, [0, 1, 2], 30)
+    assert (tuple(whole.lines), list(whole.seeds), whole.rounds) == (LINES, [0, 1, 2], 60)
     monkeypatch.setenv(ONLY, "no-trial, fedpm,fedavg")
     monkeypatch.setenv(DATA, "cifar10-jpeg")
     monkeypatch.setenv(SEEDS, "7")
