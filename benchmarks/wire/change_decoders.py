@@ -14,11 +14,19 @@ from hedgerow.client.memory import ClientState, Memories
 from hedgerow.codec import Growth, Header, decode_payload, encode_payload, has_mask
 from hedgerow.config import PrivacySettings
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Exchange, Version, asked_counts, growth_section, marked_counts, own_mask_section
+from hedgerow.exchange import (
+    Exchange,
+    Version,
+    asked_counts,
+    floats_of,
+    growth_section,
+    marked_counts,
+    own_mask_section,
+)
 from hedgerow.files import sealed
 from hedgerow.privacy import seeded_words
 from hedgerow.pruning import Mask, Moves
-from hedgerow.representation import Representation, Said, Signs, Values
+from hedgerow.representation import Representation, Said, Signs
 from hedgerow.server.aggregation import Aggregator, FloatMean, HeldMean, Nested, SignMean
 from hedgerow.server.fleet import Reply
 from hedgerow.server.fold import Fold
@@ -55,8 +63,7 @@ class _Talk:
 def change_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
     """Those of requests with a new mask, of replies with gradients, and of replies under a device's own mask."""
     talks = [
-        _talk(Exchange(ARCHITECTURE, how, Values(pb.KIND_FLOATS, wire, PrivacySettings())), generator)
-        for how, wire in spoken()
+        _talk(Exchange(ARCHITECTURE, how, floats_of(wire, PrivacySettings())), generator) for how, wire in spoken()
     ]
     yield Decoder.of_any("new_mask", talks, _run_request, _request_seeds)
     yield Decoder.of_any("growth", talks, _run_reply, functools.partial(_reply_seeds, generator=generator))

@@ -18,6 +18,7 @@ from hedgerow.exchange import (
     LARGEST_LOSS,
     LARGEST_STATISTIC,
     Exchange,
+    floats_of,
     losses_section,
     read_losses,
     read_samples,
@@ -28,7 +29,6 @@ from hedgerow.exchange import (
 from hedgerow.files import sealed
 from hedgerow.pruning import Mask
 from hedgerow.recalibration import Moments, pooled
-from hedgerow.representation import Values
 from hedgerow.v1 import payload_pb2 as pb
 
 __all__ = ["look_decoders"]
@@ -49,7 +49,7 @@ def look_decoders(generator: np.random.Generator) -> Iterator[Decoder]:
     """Those of statistics, of losses and of networks to choose from, with seeds that the generator draws."""
     yield Decoder("statistics", _run_statistics, tuple(_statistics_seeds(generator)))
     yield Decoder("losses", _run_losses, tuple(_losses_seeds(generator)))
-    exchanges = [Exchange(ARCHITECTURE, how, Values(pb.KIND_FLOATS, wire, PrivacySettings())) for how, wire in spoken()]
+    exchanges = [Exchange(ARCHITECTURE, how, floats_of(wire, PrivacySettings())) for how, wire in spoken()]
     found = [_choice(exchange, generator) for exchange in exchanges]
 
     def networks(data: bytes) -> None:

@@ -22,9 +22,9 @@ from hedgerow.codec import (
 )
 from hedgerow.config import AggregationSettings, PrivacySettings, SignSettings, WireSettings
 from hedgerow.errors import PayloadError
-from hedgerow.exchange import Architecture, Exchange, Measures, Version
+from hedgerow.exchange import Architecture, Exchange, Measures, Version, floats_of
 from hedgerow.privacy import seeded_words
-from hedgerow.representation import Representation, Signs, Values, Weights
+from hedgerow.representation import Representation, Signs, Weights
 from hedgerow.server.aggregation import Aggregator, FloatMean, Nested, SignMean
 from hedgerow.server.fleet import Reply
 from hedgerow.server.fold import Fold
@@ -80,10 +80,12 @@ def spoken() -> Iterator[tuple[Representation, WireSettings]]:
     blocks = WireSettings(down="fp16", up="int8", drop=0.5)
     yield Weights(blocks), blocks
     yield Weights(ours), ours
+    steps = WireSettings(down="uniform", up="uniform")
+    yield Weights(steps), steps
 
 
 def _talk(representation: Representation, wire: WireSettings, generator: np.random.Generator) -> _Talk:
-    exchange = Exchange(ARCHITECTURE, representation, Values(pb.KIND_FLOATS, wire, PrivacySettings()))
+    exchange = Exchange(ARCHITECTURE, representation, floats_of(wire, PrivacySettings()))
     kept = np.clip(generator.standard_normal(int(_MASK.sum())) / 3, -1, 1).astype(np.float32)
     moved = np.clip(kept + generator.standard_normal(kept.size) / 20, -1, 1).astype(np.float32)
     floats = np.abs(generator.standard_normal(ARCHITECTURE.float_count)).astype(np.float32)

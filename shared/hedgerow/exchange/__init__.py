@@ -24,7 +24,7 @@ from hedgerow.exchange.statistics import (
     samples_section,
     statistics_section,
 )
-from hedgerow.exchange.version import Exchange, Version
+from hedgerow.exchange.version import Exchange, Version, floats_of
 
 __all__ = [
     "LARGEST_LOSS",
@@ -36,6 +36,7 @@ __all__ = [
     "Version",
     "asked_counts",
     "asked_levels",
+    "floats_of",
     "growth_entropy",
     "growth_of",
     "growth_section",

@@ -27,7 +27,7 @@ from hedgerow.pruning.moves import Moves
 from hedgerow.representation import Heard, Published, Representation, Said, Values
 from hedgerow.v1 import payload_pb2 as pb
 
-__all__ = ["Exchange", "Version"]
+__all__ = ["Exchange", "Version", "floats_of"]
 
 
 @dataclass(frozen=True, slots=True)
