@@ -84,8 +84,9 @@ def test_what_does_not_go_with_a_finish_is_refused(changes: Mapping[str, Any], m
 
 
 def test_a_finish_goes_with_adjustments_before_it_and_with_noise() -> None:
-    experiment = Experiment.model_validate({**ROUNDS, "adjustment": {"every": 1, "until": 5}})
-    assert [experiment.at(number).adjustment.every for number in (3, 4, 5)] == [1, 0, 0], "it keeps its mask"
+    for until, every in ((3, 0), (4, 1)):
+        experiment = Experiment.model_validate({**ROUNDS, "adjustment": {"every": 1, "until": until}})
+        assert [experiment.at(number).adjustment.every for number in (3, 4, 5)] == [1, every, every]
     Experiment.model_validate({**ROUNDS, "privacy": {"vote_epsilon": 1.0, "clip": 1.0, "noise": 0.5}})
 
 
@@ -275,6 +276,23 @@ def test_a_finish_learns_and_its_rounds_send_values(tmp_path: Path, monkeypatch:
     alone = played(plain, tmp_path, monkeypatch)
     assert [record.accuracy for record in alone.records] == accuracies[:4]
     assert [record.bytes_up for record in alone.records] == [record.bytes_up for record in records[:4]]
+
+
+@pytest.mark.parametrize("down", ["bf16", "uniform"])
+def test_masks_change_in_a_finish_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, down: str) -> None:
+    changes: dict[str, Any] = {
+        "pruning": {"density": 0.1},
+        "adjustment": {"every": 1, "until": 5, "rate": 0.3},
+        "wire": {"down": down, "up": "uniform"},
+    }
+    records = played(finishing(**changes), tmp_path, monkeypatch).records
+    assert [record.failures for record in records] == [()] * 6
+    assert [record.adjustment is not None for record in records] == [False, *[True] * 5]
+    assert len({record.kept for record in records}) == 1
+    for record in records[1:]:
+        assert kinds(record.sections_up) == {"counts", "floats", "top_k", FLOATS if record.round > 3 else "flips"}
+    # Each adjustment is told as a change.
+    assert all("mask_delta" in kinds(record.sections_down) for record in records[2:])
 
 
 PLACES = {

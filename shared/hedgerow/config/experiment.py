@@ -51,12 +51,13 @@ class Experiment(Axes):
         """
         if self.representation == "weights" or self.stretch(round).start == 1:
             return self
+        first = self.rounds - self.finish_rounds + 1
         wire = {name: value for name in ("down", "up") if (value := getattr(self.finish, name)) is not None}
         changes = {
             "representation": "weights",
             "wire": self.wire.model_copy(update=wire),
-            # It is over, so nobody has to have memory for it.
-            "adjustment": AdjustmentSettings(),
+            # Where it is over, nobody has to have memory for it.
+            "adjustment": self.adjustment if self.adjustment.last(self.rounds) >= first else AdjustmentSettings(),
             "finish": self.finish.model_copy(update={"rounds": self.finish_rounds, "share": 0.0}),
         }
         return self.model_copy(update=changes)

@@ -63,12 +63,12 @@ class TrainingSettings(Settings):
 
 
 class FinishSettings(Settings):
-    """The last rounds of an experiment of `signs` in float: the weights that the signs stand for, on the same mask."""
+    """The last rounds of an experiment of `signs` in float: the weights that the signs stand for, on their mask, which
+    changes as long as [adjustment] says."""
 
     rounds: Annotated[int, Field(ge=0)] = 0
     """How many rounds these are; 0: none. They train as `representation = "weights"` does, by [weights], and the
-    schedule of step sizes, which ends with the rounds of signs, begins anew. The mask stays as it is, whatever
-    `adjustment.until` says."""
+    schedule of step sizes, which ends with the rounds of signs, begins anew."""
     share: Fraction = 0.0
     """The same as a fraction of all rounds, rounded down, in place of `rounds`; nothing where `representation` is
     `weights`, so that this alone may be changed."""
