@@ -99,6 +99,13 @@ def test_a_fan_in_below_one_counts_as_one() -> None:
     assert layer_magnitudes(nn.Linear(1, 3), empty, kind="constant")["weight"].item() == pytest.approx(1.41421356)
 
 
+def test_dense_sizes_are_those_of_all_inputs() -> None:
+    mask = Mask({"weight": torch.tensor([[[[True, False], [False, False]]]] * 2)})
+    sizes = layer_magnitudes(nn.Conv2d(1, 2, 2), mask, kind="dense")
+    # 4 inputs each.
+    assert {name: size.item() for name, size in sizes.items()} == {"weight": pytest.approx(0.70710678)}
+
+
 def test_random_magnitudes_are_the_sizes_of_the_kept_weights_at_initialization() -> None:
     model, mask = model_and_mask()
     sizes = layer_magnitudes(model, mask, kind="random")

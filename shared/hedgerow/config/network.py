@@ -49,8 +49,10 @@ class ModelSettings(Settings):
 class SignSettings(Settings):
     """The representation `signs`: frozen magnitudes, one trained sign a kept weight (HideNseek)."""
 
-    magnitude: Literal["constant", "random"] = "constant"
-    """`constant`: √(2 / kept fan-in) in a layer; `random`: the absolute value of each weight at initialization."""
+    magnitude: Literal["constant", "dense", "random"] = "constant"
+    """`constant`: √(2 / kept fan-in) in a layer; `dense`: √(2 / fan-in), as of a dense layer: before a batch norm that
+    makes no difference to signs, but a finish in float moves such weights by more with each of its steps; `random`: the
+    absolute value of each weight at initialization."""
     initial_vote: UnitPositive = 0.2
     """Size of every θ before the first round; small = signs are easy to flip at first."""
     step: NotNegative = 0.26

@@ -274,12 +274,16 @@ def layer_magnitudes(model: nn.Module, mask: Mask, *, kind: str) -> dict[str, Te
         model: the network at initialization.
         mask: the kept positions.
         kind: `constant`: √(2 / kept fan-in), He et al. 2015 with the fan-in that is left, averaged over the outputs
-            (after SynFlow, which would see equal scores in a layer of equal weights); `random`: |w| at initialization.
+            (after SynFlow, which would see equal scores in a layer of equal weights); `dense`: √(2 / fan-in) of the
+            dense layer; `random`: |w| at initialization.
     """
     if kind == "random":
         weights = dict(model.named_parameters())
         return {name: weights[name].detach().flatten().index_select(0, mask.kept_index(name)).abs() for name in mask}
-    fan_in = {name: kept / mask.shapes[name][0] for name, kept in mask.layer_kept().items()}
+    if kind == "dense":
+        fan_in = {name: float(math.prod(shape[1:])) for name, shape in mask.shapes.items()}
+    else:
+        fan_in = {name: kept / mask.shapes[name][0] for name, kept in mask.layer_kept().items()}
     return {name: torch.tensor(math.sqrt(2 / max(fan, 1.0))) for name, fan in fan_in.items()}
 
 
