@@ -49,13 +49,12 @@ ABLATIONS: Mapping[str, Overrides] = {
     "plain-gradients": {"adjustment.relative": False},
     "random-erk": {"selection.candidates": 0, "pruning.rule": "erk"},
     "synflow": {"selection.candidates": 0, "pruning.saliency": "synflow", "pruning.rule": "global"},
-    "no-signs": {"representation": "weights"},
-    "no-finish": {"finish.share": 0.0},
-    "everybody-votes": {"signs.abstain": 0.0},
+    "signs-first": {"representation": "signs"},
+    "signs-alone": {"representation": "signs", "finish.share": 0.0},
     # As large as the batch: an experiment's file has no way to say that it is absent.
     "whole-batch": {"training.micro_batch": FEDERATED["training.batch_size"]},
     "half-precision-down": {"wire.down": "bf16"},
-    "finer-changes-up": {"wire.step": 1.0},
+    "coarser-changes-up": {"wire.step": 2.0},
     "no-entropy-coding": {"wire.coder": "plain"},
     "no-memory-of-versions": {"wire.history": 0},
 }

@@ -219,16 +219,18 @@ def test_every_recipe_loads_and_describes_itself() -> None:
         assert len(recipe_named(name).description) > 10
 
 
-def test_the_recipe_of_all_pieces_chooses_votes_changes_and_codes() -> None:
-    experiment = load_experiment(recipe="hedgerow")
-    assert experiment.representation == "signs"
+@pytest.mark.parametrize("representation", ["weights", "signs"])
+def test_the_recipe_of_all_pieces_chooses_trains_changes_and_codes(representation: str) -> None:
+    assert load_experiment(recipe="hedgerow").representation == "weights"
+    experiment = load_experiment(recipe="hedgerow", overrides=[("representation", representation)])
     assert experiment.selection.candidates > 1
     assert experiment.selection.public_samples == 0, "its candidates need no data"
     assert 0 < experiment.adjustment.every <= experiment.adjustment.last(experiment.rounds)
     assert experiment.wire.coder == "entropy"
-    votes, like = experiment.signs, load_experiment(recipe="hidenseek").signs
-    assert votes == like
-    assert 0 < experiment.finish_rounds < experiment.rounds
+    assert experiment.wire.down == experiment.wire.up == "uniform"
+    assert experiment.signs.abstain == load_experiment(recipe="hidenseek").signs.abstain
+    floats = [number for number in range(1, 31) if experiment.at(number).representation == "weights"]
+    assert floats == list(range(1 if representation == "weights" else 7, 31))
 
 
 @pytest.mark.parametrize(
@@ -236,9 +238,9 @@ def test_the_recipe_of_all_pieces_chooses_votes_changes_and_codes() -> None:
     [
         ("selection.candidates", 0),
         ("adjustment.every", 0),
-        ("signs.abstain", 0.0),
         ("wire.coder", "plain"),
-        ("representation", "weights"),
+        ("wire.up", "fp32"),
+        ("representation", "signs"),
         ("finish.share", 0.0),
         ("wire.down", "bf16"),
         ("training.micro_batch", None),

@@ -26,7 +26,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "wire": {"down": "bf16", "up": "uniform"},
     },
     "weights": {"representation": "weights", "wire": {"down": "bf16", "up": "int8"}},
-    "steps": {"representation": "weights", "wire": {"down": "uniform", "down_step": 1.0, "up": "uniform"}},
 }
 
 
