@@ -30,6 +30,7 @@ from hedgerow.codec import (
     to_ordered,
     values_entropy,
 )
+from hedgerow.codec.drawn_masks import encode_drawn_mask
 from hedgerow.codec.masks import decode_mask, decode_mask_delta, encode_mask, encode_mask_delta
 from hedgerow.codec.ordered import HalfKind
 from hedgerow.codec.topk import decode_top_k, encode_top_k
@@ -165,6 +166,7 @@ def _mask_seeds(shapes: tuple[tuple[int, ...], ...], generator: np.random.Genera
         bits = generator.random(count) < share
         packed = PackedBits.from_bools(bits)
         yield encode_mask(packed, shapes=shapes)
+        yield encode_drawn_mask(packed, shapes=shapes, seed=7)
         yield plain_mask_section(packed).coded
 
 

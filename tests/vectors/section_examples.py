@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hedgerow.codec.drawn_masks import drawn_mask
 from tests.vectors.form import Example, bits_at, normals, packed, picked
 
 __all__ = ["SECTION_EXAMPLES"]
@@ -33,6 +34,9 @@ _ROWS = np.repeat([0.02, 0.5, 0.0, 0.1, 0.3, 0.9, 0.05, 0.1], 200)
 _STRUCTURED = np.concatenate([bits_at("rows", 1600, _ROWS), np.ones(12, dtype=np.bool_)])
 _OLD_MASK = bits_at("old mask", 2000, 0.05)
 _NEW_MASK = _OLD_MASK ^ (bits_at("changes", 2000, np.where(_OLD_MASK, 0.1, 0.005)))
+
+_DRAWN_MASK = drawn_mask(2026, kept=[150, 12], sizes=[1600, 12]).to_bools()
+_CHANGED_MASK = _DRAWN_MASK ^ (np.arange(1612) % 400 == 9)
 
 _START = normals("start", 40)
 _END = _START + normals("change", 40, scale=0.02)
@@ -106,6 +110,8 @@ SECTION_EXAMPLES = (
     Example("a mask that keeps everything", "mask", {"shapes": [[10, 100]]}, np.ones(1000, dtype=np.bool_)),
     Example("a small mask stays as it is", "mask", {"shapes": [[2, 1, 2, 2], [3]]}, bits_at("small mask", 11, 0.5)),
     Example("a plain mask", "mask", {"shapes": [[40, 50]], "plain": True}, _OLD_MASK),
+    Example("a drawn mask", "mask", {"shapes": [[8, 8, 5, 5], [3, 4]], "seeds": [2026]}, _DRAWN_MASK),
+    Example("a drawn mask that changed", "mask", {"shapes": [[8, 8, 5, 5], [3, 4]], "seeds": [1, 2026]}, _CHANGED_MASK),
     Example("what a mask gains and loses", "mask_delta", {"count": 2000, "old": packed(_OLD_MASK)}, _NEW_MASK),
     Example(
         "largest values in binary32",

@@ -164,7 +164,8 @@ def _read_steps(knows: Knows, sent: Knows) -> Json:
 def _write_mask(knows: Knows, bits: Any) -> dict[str, Json]:
     if knows.get("plain"):
         return _in_words(plain_mask_section(PackedBits.from_bools(bits)))
-    return _in_words(mask_section(PackedBits.from_bools(bits), shapes=[tuple(shape) for shape in knows["shapes"]]))
+    shapes = [tuple(shape) for shape in knows["shapes"]]
+    return _in_words(mask_section(PackedBits.from_bools(bits), shapes=shapes, seeds=knows.get("seeds", ())))
 
 
 def _read_mask(knows: Knows, sent: Knows) -> Json:

@@ -49,6 +49,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_ORDERED_BFLOAT16: _ClassVar[Codec]
     CODEC_INT8_BLOCK: _ClassVar[Codec]
     CODEC_UNIFORM: _ClassVar[Codec]
+    CODEC_MASK_DRAWN: _ClassVar[Codec]
 TASK_TRAIN: Task
 TASK_RECALIBRATE: Task
 TASK_EVALUATE: Task
@@ -83,6 +84,7 @@ CODEC_ORDERED16: Codec
 CODEC_ORDERED_BFLOAT16: Codec
 CODEC_INT8_BLOCK: Codec
 CODEC_UNIFORM: Codec
+CODEC_MASK_DRAWN: Codec
 
 class Payload(_message.Message):
     __slots__ = ("version", "experiment", "round", "mask_digest", "sections", "base", "tensors", "task", "candidates", "growth", "levels")

@@ -8,20 +8,16 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hedgerow.assembly import model_of, public_indices
-from hedgerow.config import Experiment, PoolEntry
+from hedgerow.assembly import mask_seed, model_of, origins_of, public_indices, redraws_weights
+from hedgerow.config import Experiment
 from hedgerow.errors import PruningError
-from hedgerow.pruning import Origin, candidate_mask, origins
-from hedgerow.seeds import derive_seed
+from hedgerow.pruning import Origin, candidate_mask
 from hedgerow.server.bench import Bench
 from hedgerow.server.pretraining import pretrained
 from hedgerow.server.progress import Observer
 from hedgerow.server.state import RoundState
 
 __all__ = ["Candidate", "candidate_pool"]
-
-_PUBLIC = PoolEntry(saliency="magnitude", rule="uniform", jittered=True)
-"""Of a network that was trained on public samples, as in the paper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ def candidate_pool(experiment: Experiment, bench: Bench, observer: Observer) -> 
         TrainingError: the training on public samples failed.
         DataError: there are not so many public samples.
     """
-    made = _origins(experiment)
+    made = origins_of(experiment)
     iterations = experiment.pruning.iterations
     flows = sum(origin.saliency == "synflow" for origin in made)
     flowed = 0
@@ -70,21 +66,6 @@ def candidate_pool(experiment: Experiment, bench: Bench, observer: Observer) -> 
     return list(pool.values())
 
 
-def _origins(experiment: Experiment) -> list[Origin]:
-    selection = experiment.selection
-    if selection.public_samples:
-        return origins([_PUBLIC], count=selection.candidates, jitter=selection.jitter)
-    return origins(
-        selection.entries, count=selection.candidates, jitter=selection.jitter, redrawn=_redraws_weights(experiment)
-    )
-
-
-def _redraws_weights(experiment: Experiment) -> bool:
-    # Devices derive frozen magnitudes from the run's own weights at initialization, and know of no other draw: there
-    # only the numbers of random scores and of jitters are drawn again.
-    return not (experiment.representation == "signs" and experiment.signs.magnitude == "random")
-
-
 def _models(experiment: Experiment, bench: Bench, made: list[Origin]) -> Iterator[tuple[Origin, nn.Module]]:
     """Each origin with the network whose weights it looks at; one network at a time."""
     if experiment.selection.public_samples:
@@ -92,7 +73,7 @@ def _models(experiment: Experiment, bench: Bench, made: list[Origin]) -> Iterato
         trained = pretrained(experiment, model=bench.initial, dataset=bench.dataset, indices=indices)
         yield from ((origin, trained) for origin in made)
         return
-    redraws = _redraws_weights(experiment)
+    redraws = redraws_weights(experiment)
     for draw, group in itertools.groupby(made, key=lambda origin: origin.draw):
         model = model_of(experiment, bench.dataset, draw=draw) if draw and redraws else bench.initial
         yield from ((origin, model) for origin in group)
@@ -108,7 +89,7 @@ def _candidate(
             origin,
             density=experiment.first_density,
             iterations=experiment.pruning.iterations,
-            seed=derive_seed(experiment.seed, "mask"),
+            seed=mask_seed(experiment),
             progress=progress,
         )
     except PruningError as error:

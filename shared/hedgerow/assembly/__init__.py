@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hedgerow.activations import Activations, activations
+from hedgerow.assembly.candidates import drawn_seeds, mask_seed, origins_of, redraws_weights
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset, Dirichlet, Iid, Indices, Partition, Shards, load_dataset, partition
 from hedgerow.errors import DataError, PruningError
@@ -24,12 +25,16 @@ from hedgerow.sparse import KeptNetwork, PathChoice, choose_paths
 __all__ = [
     "ClientNetwork",
     "dataset_of",
+    "drawn_seeds",
     "exchange_of",
     "mask_of",
+    "mask_seed",
     "model_of",
     "network_of",
+    "origins_of",
     "parts_of",
     "public_indices",
+    "redraws_weights",
     "representation_of",
 ]
 
@@ -153,7 +158,7 @@ def mask_of(
         rule=pruning.rule,
         density=experiment.first_density,
         iterations=pruning.iterations,
-        seed=derive_seed(experiment.seed, "mask"),
+        seed=mask_seed(experiment),
         progress=progress,
     )
 
@@ -180,7 +185,12 @@ def representation_of(experiment: Experiment) -> Representation:
 
 def exchange_of(experiment: Experiment, model: nn.Module) -> Exchange:
     """What the two ends say to each other about the network `model`, which may be hollow."""
-    return Exchange.of(experiment, architecture=Architecture.of(model), representation=representation_of(experiment))
+    return Exchange.of(
+        experiment,
+        architecture=Architecture.of(model),
+        representation=representation_of(experiment),
+        seeds=drawn_seeds(experiment),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ readers are given the same `Context`s, groups and shapes, which both ends know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from hedgerow.codec import symbols as coding
 from hedgerow.codec.bitstreams import PackedBits, decode_bits, encode_bits
 from hedgerow.codec.coded import Coded
+from hedgerow.codec.drawn_masks import decode_drawn_mask, encode_drawn_mask, likeliest_seed
 from hedgerow.codec.drop import SEED_BYTES, seeded_positions
 from hedgerow.codec.entropy import binary_entropy_bytes, symbol_entropy_bytes
 from hedgerow.codec.levels import Context, decode_levels, encode_levels
@@ -52,9 +54,20 @@ _MOST_LAYERS = 64
 Shapes = Sequence[tuple[int, ...]]
 
 
-def mask_section(bits: PackedBits, *, shapes: Shapes) -> Section:
-    """The kept pattern of all prunable weights, whose tensors have these shapes."""
-    return Section.of(pb.KIND_MASK, encode_mask(bits, shapes=shapes), count=bits.count)
+def mask_section(bits: PackedBits, *, shapes: Shapes, seeds: Sequence[int] = ()) -> Section:
+    """The kept pattern of all prunable weights, whose tensors have these shapes, in the shortest way.
+
+    Args:
+        bits: the pattern.
+        shapes: of the tensors, in order.
+        seeds: of the draws that it may have come of.
+    """
+    coded = encode_mask(bits, shapes=shapes)
+    if seeds:
+        seed = likeliest_seed(bits, sizes=list(map(math.prod, shapes)), seeds=seeds)
+        drawn = encode_drawn_mask(bits, shapes=shapes, seed=seed)
+        coded = min(coded, drawn, key=lambda one: len(one.data))
+    return Section.of(pb.KIND_MASK, coded, count=bits.count)
 
 
 def plain_mask_section(bits: PackedBits) -> Section:
@@ -79,6 +92,8 @@ def read_mask(sections: Sections, count: int, *, shapes: Shapes) -> PackedBits:
         return PackedBits.from_bools(coding.unpack_gaps_zstd(section.data, count, ones=section.parameter))
     if section.codec == pb.CODEC_BITS:
         return PackedBits.read(section.data, count)
+    if section.codec == pb.CODEC_MASK_DRAWN:
+        return decode_drawn_mask(section.coded, count, shapes=shapes)
     return decode_mask(section.coded, count, shapes=shapes)
 
 

@@ -56,18 +56,27 @@ class Exchange:
         representation: of the kept weights.
         floats: how what is never pruned travels.
         since: the first round whose versions say the kept weights so.
+        seeds: of the draws that a mask may have come of, so that it can be told as one of them.
     """
 
     architecture: Architecture
     representation: Representation
     floats: Values
     since: int = 1
+    seeds: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, experiment: Experiment, *, architecture: Architecture, representation: Representation) -> Exchange:
+    def of(
+        cls,
+        experiment: Experiment,
+        *,
+        architecture: Architecture,
+        representation: Representation,
+        seeds: tuple[int, ...] = (),
+    ) -> Exchange:
         """That of an experiment, or of those of its rounds that `Experiment.at` gives the settings of."""
         floats = floats_of(experiment.wire, experiment.privacy)
-        return cls(architecture, representation, floats, since=experiment.first_round)
+        return cls(architecture, representation, floats, since=experiment.first_round, seeds=seeds)
 
     @property
     def plain(self) -> bool:
@@ -148,7 +157,7 @@ class Exchange:
             return mask_delta_section(mask.bits(), base.bits())
         if self.plain:
             return plain_mask_section(mask.bits())
-        return mask_section(mask.bits(), shapes=list(self.architecture.prunable.values()))
+        return mask_section(mask.bits(), shapes=list(self.architecture.prunable.values()), seeds=self.seeds)
 
     def decode_mask(self, sections: Sections, *, base: Mask | None = None) -> Mask:
         """Inverse of `encode_mask`: from the whole mask, or with `base` from what changed.

@@ -17,7 +17,7 @@ from hedgerow.pruning.mask import Mask
 from hedgerow.pruning.moves import Moves
 from hedgerow.pruning.pool import Origin, candidate_mask, origins
 from hedgerow.pruning.prunable import prunable_tensors
-from hedgerow.pruning.saliency import Saliency, lamp, magnitude, random
+from hedgerow.pruning.saliency import Saliency, draw_seed, lamp, magnitude, random
 from hedgerow.pruning.snip import snip
 from hedgerow.pruning.synflow import synflow, synflow_scores
 
@@ -34,6 +34,7 @@ __all__ = [
     "adjustment_of",
     "blocks_of",
     "candidate_mask",
+    "draw_seed",
     "erk",
     "igq",
     "initial_mask",

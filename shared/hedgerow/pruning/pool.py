@@ -46,6 +46,10 @@ class Origin:
         number = f" #{self.draw + 1}" if self.draw else ""
         return f"{self.saliency}/{self.rule}{'~' if self.jitter else ''}{number}"
 
+    def seed(self, seed: int) -> int:
+        """That of its numbers, from that of the run's masks."""
+        return derive_seed(seed, "candidate", self.draw, self.place) if self.draw or self.jitter else seed
+
     @property
     def is_random(self) -> bool:
         """Whether it draws numbers of its own, and does not look at the weights alone."""
@@ -114,8 +118,7 @@ def candidate_mask(
     Raises:
         PruningError: as `initial_mask`.
     """
-    if origin.draw or origin.jitter:
-        seed = derive_seed(seed, "candidate", origin.draw, origin.place)
+    seed = origin.seed(seed)
     if not origin.jitter:
         return initial_mask(
             model,

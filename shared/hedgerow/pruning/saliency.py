@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
+from hedgerow.codec.drawn_masks import SEEDS
 from hedgerow.pruning.prunable import prunable_tensors
 
-__all__ = ["Saliency", "lamp", "magnitude", "random"]
+__all__ = ["Saliency", "draw_seed", "lamp", "magnitude", "random"]
 
 
 class Saliency(Protocol):
@@ -29,13 +31,21 @@ def magnitude(model: nn.Module, /, *, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def random(model: nn.Module, /, *, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Uniform numbers in [0, 1), float64, from a generator of their own: the global random state is not touched."""
-    generator = torch.Generator().manual_seed(seed)
+    """Uniform numbers in [0, 1), float64, of the draw of `draw_seed(seed)`, which any device can repeat.
+
+    So a mask of them travels as that seed, see `hedgerow.codec.drawn_masks`.
+    """
+    generator = np.random.Generator(np.random.PCG64(draw_seed(seed)))
     # float32 has 2^24 values only, so that millions of weights would often tie.
     return {
-        name: torch.rand(weight.shape, generator=generator, dtype=torch.float64)
+        name: torch.from_numpy(generator.random(tuple(weight.shape)))
         for name, weight in prunable_tensors(model).items()
     }
+
+
+def draw_seed(seed: int) -> int:
+    """Those bits of a seed that a draw is made from."""
+    return seed % SEEDS
 
 
 def lamp(model: nn.Module, /, *, seed: int = 0) -> dict[str, torch.Tensor]:
