@@ -16,7 +16,7 @@ from hedgerow.exchange import Measures
 from hedgerow.pruning import Mask, prunable_tensors
 from hedgerow.server.bench import Bench
 from hedgerow.server.outgoing import NEW, WHOLE
-from hedgerow.server.recording import mask_churn, record_of
+from hedgerow.server.recording import is_recalibrated, mask_churn, record_of
 from hedgerow.server.rounds import Round
 from hedgerow.server.state import RoundState
 from hedgerow.sparse import float_tensors, read_vector
@@ -153,6 +153,13 @@ def test_bytes_and_bounds_of_both_directions_are_recorded(state: RoundState, ben
     assert found.sections_up == {"counts/float32": SectionBytes(bytes=28, entropy=28.0)}
     assert found.sections_down == {"votes/symbols_rans": SectionBytes(bytes=7, entropy=4.5)}
     assert (found.cohort, found.replies, found.late) == (3, 1, 2)
+
+
+@pytest.mark.parametrize(("wanted", "rounds"), [(False, []), (True, [3, 6, 7]), ("last", [7])])
+def test_statistics_are_asked_for_before_evaluations_or_only_the_last(wanted: bool | str, rounds: list[int]) -> None:
+    overrides: list[tuple[str, object]] = [("rounds", 7), ("evaluation.every", 3), ("evaluation.recalibrate", wanted)]
+    experiment = load_experiment(recipe="hidenseek", overrides=overrides)
+    assert [round for round in range(1, 8) if is_recalibrated(experiment, round=round)] == rounds
 
 
 def test_records_of_an_older_version_are_read(tmp_path: Path) -> None:

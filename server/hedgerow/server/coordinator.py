@@ -24,7 +24,7 @@ from hedgerow.server.planning import Planner
 from hedgerow.server.pool import candidate_pool
 from hedgerow.server.progress import Observer
 from hedgerow.server.recalibrating import recalibrate
-from hedgerow.server.recording import first_record, is_evaluated, record_of
+from hedgerow.server.recording import first_record, is_recalibrated, record_of
 from hedgerow.server.rounds import Round, play_round
 from hedgerow.server.run_folder import RunFolder
 from hedgerow.server.selection import select
@@ -157,7 +157,7 @@ def coordinate(
                 )
                 played = play_until_enough(play, old, journal=journal, observer=observer) if live else play(old)
                 recalibration = None
-                if experiment.evaluation.recalibrate and is_evaluated(experiment, round=played.state.round):
+                if is_recalibrated(experiment, round=played.state.round):
                     found = recalibrate(
                         played.state,
                         cohort=sorted(played.fold.clients),

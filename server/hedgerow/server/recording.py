@@ -20,12 +20,18 @@ from hedgerow.server.state import RoundState
 from hedgerow.telemetry import LevelRecord, Measured, PhaseBytes, RecalibrationRecord, RoundRecord, SelectionRecord
 from hedgerow.telemetry.memory import peak_resident_bytes
 
-__all__ = ["first_record", "is_evaluated", "mask_churn", "record_of"]
+__all__ = ["first_record", "is_evaluated", "is_recalibrated", "mask_churn", "record_of"]
 
 
 def is_evaluated(experiment: Experiment, *, round: int) -> bool:
     """Whether the network is evaluated after a round."""
     return round % experiment.evaluation.every == 0 or round == experiment.rounds
+
+
+def is_recalibrated(experiment: Experiment, *, round: int) -> bool:
+    """Whether clients say the batch-norm statistics of the network before it is evaluated after a round."""
+    wanted = experiment.evaluation.recalibrate
+    return round == experiment.rounds if wanted == "last" else bool(wanted) and is_evaluated(experiment, round=round)
 
 
 def first_record(

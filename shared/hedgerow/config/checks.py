@@ -98,7 +98,7 @@ def _norms_fit(axes: Axes) -> None:
         )
     asking = {
         "selection.candidates": axes.selection.candidates > 0,
-        "evaluation.recalibrate": axes.evaluation.recalibrate,
+        "evaluation.recalibrate": bool(axes.evaluation.recalibrate),
     }
     for name in [name for name, asks in asking.items() if asks and norm == "nsconv"]:
         raise ValueError(
@@ -265,7 +265,7 @@ def _noise_covers_what_is_said(axes: Axes) -> None:
     noisy = axes.privacy.vote_epsilon is not None or axes.privacy.noise > 0
     asking = {
         "selection.candidates": axes.selection.candidates > 0,
-        "evaluation.recalibrate": axes.evaluation.recalibrate,
+        "evaluation.recalibrate": bool(axes.evaluation.recalibrate),
     }
     for name in [name for name, asks in asking.items() if asks and noisy]:
         raise ValueError(

@@ -121,7 +121,8 @@ class EvaluationSettings(Settings):
     every: Count = 1
     """Evaluate each so many rounds; the last round always is."""
     batch_size: Count = 64
-    recalibrate: bool = False
-    """Ask the round's clients for the batch-norm statistics of the network before it is evaluated; it keeps them."""
+    recalibrate: bool | Literal["last"] = False
+    """Ask the round's clients for the batch-norm statistics of the network before it is evaluated; it keeps them.
+    `last`: of the network that training ends with alone, as each time costs about what a round's requests do."""
     fraction: UnitPositive = 0.1
     """Of its samples that a client looks at for them; at least one batch."""
