@@ -55,7 +55,7 @@ def drawn_mask(seed: int, *, kept: Sequence[int], sizes: Sequence[int]) -> Packe
         kept: how many weights of each tensor are kept.
         sizes: how many each has.
 
-    >>> drawn_mask(0, kept=[2, 1], sizes=[4, 3]).to_bools().tolist()
+    >>> drawn_mask(0, kept=[1, 2], sizes=[4, 3]).to_bools().tolist()
     [True, False, False, False, True, True, False]
     """
     packer, start = Packer(sum(sizes)), 0
