@@ -1,4 +1,4 @@
-"""What is compared: all recipes, and the recipe `hedgerow` with one of its pieces left out."""
+"""What is compared: all recipes, and the recipe `hedgerow` with a piece less or a piece more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hedgerow.server.comparing.lines import Line
 
 __all__ = [
     "ABLATIONS",
+    "ADDITIONS",
     "LINES",
     "OURS",
     "QUICK_LINES",
@@ -43,24 +44,27 @@ RECIPES = (
 )
 """The first is what the others are compared with."""
 ABLATIONS: Mapping[str, Overrides] = {
-    "no-selection": {"selection.candidates": 0},
-    "no-trial": {"selection.trial_steps": 0},
-    "no-adjustment": {"adjustment.every": 0},
-    "plain-gradients": {"adjustment.relative": False},
-    "random-erk": {"selection.candidates": 0, "pruning.rule": "erk"},
-    "synflow": {"selection.candidates": 0, "pruning.saliency": "synflow", "pruning.rule": "global"},
+    "random-erk": {"pruning.rule": "erk"},
+    "synflow": {"pruning.saliency": "synflow", "pruning.rule": "global"},
     "signs-first": {"representation": "signs"},
     "signs-alone": {"representation": "signs", "finish.share": 0.0},
     # As large as the batch: an experiment's file has no way to say that it is absent.
     "whole-batch": {"training.micro_batch": FEDERATED["training.batch_size"]},
+    "no-recalibration": {"evaluation.recalibrate": False},
     "half-precision-down": {"wire.down": "bf16"},
     "coarser-changes-up": {"wire.step": 2.0},
     "no-entropy-coding": {"wire.coder": "plain"},
     "no-memory-of-versions": {"wire.history": 0},
 }
 """What each changes of `hedgerow`: one of its axes is turned off, or is what another method has there."""
-LINES = (*RECIPES, *ABLATIONS)
-QUICK_LINES = (YARDSTICK, "hidenseek", OURS, "no-adjustment")
+ADDITIONS: Mapping[str, Overrides] = {
+    "with-selection": {"selection.candidates": 3},
+    "with-adjustment": {"adjustment.every": 12},
+    "with-error-feedback": {"wire.error_feedback": True},
+}
+"""What each changes of `hedgerow`: it has a piece more, which the recipe leaves out."""
+LINES = (*RECIPES, *ABLATIONS, *ADDITIONS)
+QUICK_LINES = (YARDSTICK, "hidenseek", OURS, "with-adjustment")
 """A run is a few seconds of starting a worker, however small it is."""
 
 ROUNDS, _QUICK_ROUNDS = 60, 4
@@ -75,7 +79,7 @@ _MANY: Overrides = {
 }
 _QUICK: Overrides = {**QUICK, "pruning.iterations": 10}
 _QUICK_PARTS: Overrides = {"selection.trial_steps": 5, "adjustment.every": 1}
-"""In place of what a recipe says of these; what it does not say stays unsaid."""
+"""In place of what a line says of these; what it does without stays so."""
 
 
 def rounds_of(wanted: int | None, *, quick: bool) -> int:
@@ -99,13 +103,16 @@ def lines_of(names: Iterable[str], *, rounds: int, quick: bool) -> Sequence[Line
 def _line(name: str, *, last: int, quick: bool) -> Line:
     recipe = name if name in RECIPES else OURS
     there = recipe_named(recipe).settings
-    own = {key: value for key, value in _QUICK_PARTS.items() if quick and _says(there, key)}
-    if _says(there, "adjustment.every"):
+    own = {**ABLATIONS.get(name, {}), **ADDITIONS.get(name, {})}
+    if quick:
+        own |= {key: value for key, value in _QUICK_PARTS.items() if own.get(key, _said(there, key))}
+    if own.get("adjustment.every", _said(there, "adjustment.every")):
         own["adjustment.until"] = last
-    return Line(name=name, recipe=recipe, settings=tuple({**own, **ABLATIONS.get(name, {})}.items()))
+    return Line(name=name, recipe=recipe, settings=tuple(own.items()))
 
 
-def _says(settings: Mapping[str, object], key: str) -> bool:
+def _said(settings: Mapping[str, object], key: str) -> object:
+    """What a recipe says of a setting; None where it says nothing."""
     section, _, name = key.partition(".")
     found = settings.get(section)
-    return isinstance(found, dict) and name in found
+    return found.get(name) if isinstance(found, dict) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.compare.lines import ABLATIONS, LINES, OURS, YARDSTICK
+from benchmarks.compare.lines import ABLATIONS, ADDITIONS, LINES, OURS, YARDSTICK
 from benchmarks.compare.summary import RIVAL
 from benchmarks.tables import Columns, Figures, number, table
 from benchmarks.targets import Target
@@ -38,10 +38,12 @@ def case_tables(data: str, figures: Figures) -> Iterator[str]:
     """Markdown of one data set: all lines, and what each piece of ours brings."""
     prefix = f"compare.{data}"
     yield table(data, _COLUMNS, {f"{prefix}.{line}": f"`{line}`" for line in LINES}, figures)
-    rows = [row for name in ABLATIONS if (row := _ablation(f"{prefix}.ablation.{name}", name, figures))]
+    pieces = {"ablation": ABLATIONS, "addition": ADDITIONS}
+    of = [(f"{prefix}.{kind}.{name}", name) for kind, names in pieces.items() for name in names]
+    rows = [row for figure, name in of if (row := _piece(figure, name, figures))]
     if rows:
-        headings = ("points", "±", "fewer bytes", "less memory", "less time", "what is left out")
-        heading = " | ".join([f"{data}: `{OURS}` over it with", *headings])
+        headings = ("points", "±", "fewer bytes", "less memory", "less time", "what the piece does")
+        heading = " | ".join([f"{data}: `{OURS}` over what lacks a piece, and what has one more over it", *headings])
         yield "\n".join([f"| {heading} |", "|---" + "|--:" * 5 + "|---|", *rows])
 
 
@@ -96,7 +98,7 @@ def _failed() -> Target:
     return Target(title="runs that failed", figure="compare.failed", asked=0, at_most=True, text=number(0))
 
 
-def _ablation(prefix: str, name: str, figures: Figures) -> str:
+def _piece(prefix: str, name: str, figures: Figures) -> str:
     """Empty where something was not measured."""
     of = {key.removeprefix(f"{prefix}."): value for key, value in figures.items() if key.startswith(f"{prefix}.")}
     if not {"points", "fewer_bytes", "less_memory"} <= of.keys():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from benchmarks.compare.lines import ABLATIONS, OURS, RECIPES, YARDSTICK
+from benchmarks.compare.lines import ABLATIONS, ADDITIONS, OURS, RECIPES, YARDSTICK
 from hedgerow.server.comparing.figures import AXES, LineFigures, Spread
 from hedgerow.server.comparing.pareto import beaten_by
 
@@ -30,7 +30,7 @@ Figures = dict[str, float]
 
 
 def summarised(lines: Sequence[LineFigures]) -> Figures:
-    """Figures of the lines of one data set that ran; names begin with the line, the pair or `ablation`.
+    """Figures of the lines of one data set that ran; names begin with the line, the pair, `ablation` or `addition`.
 
     Args:
         lines: what each came to, over its seeds.
@@ -52,6 +52,9 @@ def summarised(lines: Sequence[LineFigures]) -> Figures:
         for name in ABLATIONS:
             if name in of:
                 figures |= _named(f"ablation.{name}", beside(of[OURS], of[name]))
+        for name in ADDITIONS:
+            if name in of:
+                figures |= _named(f"addition.{name}", beside(of[name], of[OURS]))
     return figures
 
 

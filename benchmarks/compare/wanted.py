@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from benchmarks.compare.lines import ABLATIONS, LINES, OURS, QUICK_LINES, RECIPES, rounds_of
+from benchmarks.compare.lines import ABLATIONS, ADDITIONS, LINES, OURS, QUICK_LINES, RECIPES, rounds_of
 from benchmarks.environment import DATA, ONLY, ROUNDS, SEEDS, names, numbers
 from benchmarks.trainings import CIFAR10, DIGITS, FASHION
 from hedgerow.errors import ConfigError
@@ -43,7 +43,7 @@ class Wanted:
         lines = {name for name in asked if name in LINES}
         lines |= {*RECIPES} if "recipes" in asked else set()
         # An ablation is compared with the whole.
-        lines |= {OURS, *ABLATIONS} if "ablations" in asked else set()
+        lines |= {OURS, *ABLATIONS, *ADDITIONS} if "ablations" in asked else set()
         return cls(
             lines=[line for line in LINES if line in lines],
             data=[DIGITS] if quick else names(DATA, (FASHION, CIFAR10), allowed=(FASHION, CIFAR10)),

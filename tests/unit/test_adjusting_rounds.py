@@ -125,7 +125,7 @@ def test_signs_of_the_least_decided_votes_go_and_others_come_against_the_gradien
 
 
 def test_the_recipe_of_all_pieces_exchanges_what_votes_leave_undecided() -> None:
-    changes = [("representation", "signs"), ("fleet.clients", 8), ("fleet.cohort", 5)]
+    changes = [("representation", "signs"), ("adjustment.every", 3), ("fleet.clients", 8), ("fleet.cohort", 5)]
     recipe = load_experiment(recipe="hedgerow", overrides=changes)
     still = recipe.model_copy(update={"adjustment": AdjustmentSettings()})
     plain = play(first_state(kept=KEPT), InMemoryFleet(), experiment=still)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import BENCHMARKS
-from benchmarks.compare.lines import ABLATIONS, LINES, OURS, QUICK_LINES, RECIPES, YARDSTICK
+from benchmarks.compare.lines import ABLATIONS, ADDITIONS, LINES, OURS, QUICK_LINES, RECIPES, YARDSTICK
 from benchmarks.compare.picture import pareto_picture
 from benchmarks.compare.rows import case_tables, effect, targets
 from benchmarks.compare.runs import plan_of
@@ -66,25 +66,35 @@ def test_there_is_a_line_for_every_recipe_and_the_yardstick_is_the_first() -> No
 @pytest.mark.parametrize("quick", [False, True])
 def test_lines_share_all_but_their_recipes(quick: bool) -> None:
     plan = plan_of(wanted(*(QUICK_LINES if quick else LINES)), title="x", data={"data.name": "digits"}, quick=quick)
-    shared = (*SPLITS, "seed", "model.name", "training.steps", "training.epochs", "training.batch_size", "evaluation.")
+    shared = (
+        *SPLITS,
+        "seed",
+        "model.name",
+        "training.steps",
+        "training.epochs",
+        "training.batch_size",
+        "evaluation.every",
+    )
     assert differing(plan.runs, only=(*shared, "training.kernels", "training.precision")) == []
     assert plan.different == (() if quick else ("selection.public_samples",))
     public = [run.line for run in plan.runs if run.experiment.selection.public_samples]
     assert public == ([] if quick else ["static-snip"])
 
 
-def test_an_ablation_changes_nothing_but_what_it_leaves_out() -> None:
-    plan = plan_of(wanted(OURS, *ABLATIONS), title="x", data={}, quick=False)
+def test_an_ablation_changes_nothing_but_what_it_leaves_out_and_an_addition_but_what_it_has_more() -> None:
+    pieces = {**ABLATIONS, **ADDITIONS}
+    plan = plan_of(wanted(OURS, *pieces), title="x", data={}, quick=False)
     ours, *others = plan.runs
     for run in others:
-        assert set(differing([ours, run])) == set(ABLATIONS[run.line]), run.line
+        # Who changes the mask is told until when.
+        assert set(differing([ours, run])) - {"adjustment.until"} == set(pieces[run.line]), run.line
 
 
 @pytest.mark.parametrize(("rounds", "last"), [(30, 24), (10, 8), (100, 80)])
 def test_masks_change_in_the_first_four_fifths_of_the_rounds(rounds: int, last: int) -> None:
     plan = plan_of(wanted(*RECIPES, rounds=rounds), title="x", data={}, quick=False)
     until = {run.line: run.experiment.adjustment.until for run in plan.runs if run.experiment.adjustment.every}
-    assert set(until) == {"rigl", "gmp", "prunefl", "feddst", "fedtiny", "fedmef", OURS}
+    assert set(until) == {"rigl", "gmp", "prunefl", "feddst", "fedtiny", "fedmef"}
     assert set(until.values()) == {last}
     assert {run.experiment.rounds for run in plan.runs} == {rounds}
 
@@ -100,14 +110,14 @@ def test_runs_go_seed_by_seed_with_the_seeds_that_are_wanted() -> None:
 def test_the_environment_picks_lines_data_seeds_and_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Wanted.of(quick=False)
     assert (tuple(whole.lines), list(whole.seeds), whole.rounds) == (LINES, [0, 1, 2], 60)
-    monkeypatch.setenv(ONLY, "no-trial, fedpm,fedavg")
+    monkeypatch.setenv(ONLY, "whole-batch, fedpm,fedavg")
     monkeypatch.setenv(DATA, "cifar10-jpeg")
     monkeypatch.setenv(SEEDS, "7")
     monkeypatch.setenv(ROUNDS, "12")
     picked = Wanted.of(quick=False)
-    assert picked == Wanted(lines=["fedavg", "fedpm", "no-trial"], data=["cifar10-jpeg"], seeds=[7], rounds=12)
+    assert picked == Wanted(lines=["fedavg", "fedpm", "whole-batch"], data=["cifar10-jpeg"], seeds=[7], rounds=12)
     monkeypatch.setenv(ONLY, "ablations")
-    assert Wanted.of(quick=False).lines == [OURS, *ABLATIONS]
+    assert Wanted.of(quick=False).lines == [OURS, *ABLATIONS, *ADDITIONS]
     monkeypatch.setenv(ONLY, "fedavg")
     assert (Wanted.of(quick=True).lines, Wanted.of(quick=True).seeds) == (["fedavg"], [0])
     monkeypatch.setenv(ONLY, "fedavgg")
@@ -140,14 +150,14 @@ def test_a_line_comes_to_means_spreads_and_ratios_to_the_yardstick() -> None:
 
 def test_an_ablation_and_the_rival_are_compared_on_the_seeds_that_both_have() -> None:
     ours = line(OURS, 0.90, 0.80, 0.10)
-    without = line("no-selection", 0.89, 0.76, bytes_up=50, bytes_down=100, client_peak_bytes=1500)
+    without = line("synflow", 0.89, 0.76, bytes_up=50, bytes_down=100, client_peak_bytes=1500)
     rival = line("fedpm", 0.80, bytes_up=2800, bytes_down=200)
     figures = summarised([rival, ours, without])
-    assert figures["ablation.no-selection.points"] == pytest.approx(2.5), "1 and 4 points"
-    assert figures["ablation.no-selection.points_spread"] == pytest.approx(3 / math.sqrt(2))
-    assert figures["ablation.no-selection.seeds"] == 2
-    assert figures["ablation.no-selection.fewer_bytes"] == 0.5
-    assert figures["ablation.no-selection.less_memory"] == 1.5
+    assert figures["ablation.synflow.points"] == pytest.approx(2.5), "1 and 4 points"
+    assert figures["ablation.synflow.points_spread"] == pytest.approx(3 / math.sqrt(2))
+    assert figures["ablation.synflow.seeds"] == 2
+    assert figures["ablation.synflow.fewer_bytes"] == 0.5
+    assert figures["ablation.synflow.less_memory"] == 1.5
     assert figures["hedgerow_over_fedpm.points"] == pytest.approx(10)
     assert (figures["hedgerow_over_fedpm.fewer_bytes"], figures["hedgerow_over_fedpm.seeds"]) == (10, 1)
 
@@ -156,7 +166,7 @@ def test_who_is_better_in_all_three_is_counted_and_device_time_and_ablations_are
     ours = line(OURS, 0.9)
     slow = line("rigl", 0.9, client_peak_bytes=999, client_seconds=99.0)
     greedy = line("gmp", 0.99, client_peak_bytes=1001)
-    piece = line("no-trial", 0.99)
+    piece = line("half-precision-down", 0.99)
     assert summarised([ours, greedy, piece])["hedgerow.beaten_by"] == 0
     assert summarised([ours, greedy, slow, piece])["hedgerow.beaten_by"] == 1
     assert summarised([ours, line("rigl", 0.9)])["hedgerow.beaten_by"] == 0, "as good is not better"
@@ -237,17 +247,21 @@ def test_targets_are_those_of_the_figures_that_there_are() -> None:
 
 
 def test_tables_have_a_line_for_each_that_ran_and_each_piece() -> None:
-    found = figures_of(line(YARDSTICK, 0.9, 0.9), line(OURS, 0.8, 0.9), line("no-trial", 0.7, 0.8))
+    found = figures_of(line(YARDSTICK, 0.9, 0.9), line(OURS, 0.8, 0.9), line("half-precision-down", 0.7, 0.8))
     lines, pieces = case_tables("x", found)
     assert "| `fedavg` | 90.00% | 0.00 | 2 |  | 10 |" in lines
     assert "| `hedgerow` | 85.00% | 7.07 | 2 | -5.00 |" in lines
     assert "rigl" not in lines
-    assert "| `no-trial` | +10.00 | 0.00 | 1.00× | 1.00× | 1.00× | helps accuracy |" in pieces
+    assert "| `half-precision-down` | +10.00 | 0.00 | 1.00× | 1.00× | 1.00× | helps accuracy |" in pieces
+    more = figures_of(line(OURS, 0.8, 0.9), line("with-selection", 0.7, 0.8, bytes_up=400))
+    assert "| `with-selection` | -10.00 | 0.00 | 0.50× | 1.00× | 1.00× | costs accuracy and bytes |" in next(
+        text for text in case_tables("x", more) if "with-selection" in text and "piece" in text
+    )
     assert len(list(case_tables("x", figures_of(line(YARDSTICK, 0.9))))) == 1
 
 
 def test_the_picture_is_drawn_whatever_is_missing(tmp_path: Path) -> None:
-    lines = [line(YARDSTICK, 0.9, 0.91), line(OURS, 0.8), line("rigl", None), line("no-trial", 0.7)]
+    lines = [line(YARDSTICK, 0.9, 0.91), line(OURS, 0.8), line("rigl", None), line("half-precision-down", 0.7)]
     pareto_picture(tmp_path / "a.png", {"x": lines, "y": [line("rigl", None)]})
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 

@@ -220,12 +220,12 @@ def test_every_recipe_loads_and_describes_itself() -> None:
 
 
 @pytest.mark.parametrize("representation", ["weights", "signs"])
-def test_the_recipe_of_all_pieces_chooses_trains_changes_and_codes(representation: str) -> None:
+def test_the_recipe_of_ours_keeps_a_mask_by_chance_trains_and_codes(representation: str) -> None:
     assert load_experiment(recipe="hedgerow").representation == "weights"
     experiment = load_experiment(recipe="hedgerow", overrides=[("representation", representation)])
-    assert experiment.selection.candidates > 1
-    assert experiment.selection.public_samples == 0, "its candidates need no data"
-    assert 0 < experiment.adjustment.every <= experiment.adjustment.last(experiment.rounds)
+    assert (experiment.pruning.saliency, experiment.pruning.rule) == ("random", "igq")
+    assert (experiment.selection.candidates, experiment.selection.public_samples) == (0, 0), "its mask needs no data"
+    assert (experiment.adjustment.every, experiment.evaluation.recalibrate) == (0, "last")
     assert experiment.wire.coder == "entropy"
     assert experiment.wire.down == experiment.wire.up == "uniform"
     assert experiment.signs.abstain == load_experiment(recipe="hidenseek").signs.abstain
@@ -236,8 +236,9 @@ def test_the_recipe_of_all_pieces_chooses_trains_changes_and_codes(representatio
 @pytest.mark.parametrize(
     "override",
     [
-        ("selection.candidates", 0),
-        ("adjustment.every", 0),
+        ("selection.candidates", 3),
+        ("adjustment.every", 12),
+        ("evaluation.recalibrate", False),
         ("wire.coder", "plain"),
         ("wire.up", "fp32"),
         ("representation", "signs"),
@@ -247,7 +248,7 @@ def test_the_recipe_of_all_pieces_chooses_trains_changes_and_codes(representatio
     ],
     ids=str,
 )
-def test_each_piece_of_it_can_be_turned_off_alone(override: tuple[str, object]) -> None:
+def test_each_piece_of_it_can_be_turned_off_or_on_alone(override: tuple[str, object]) -> None:
     whole = load_experiment(recipe="hedgerow")
     assert load_experiment(recipe="hedgerow", overrides=[override]).digest() != whole.digest()
 

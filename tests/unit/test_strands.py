@@ -290,6 +290,27 @@ def test_statistics_are_of_a_level_and_all_else_of_everybody() -> None:
     assert (shared.tolist(), none) == ([5, 10], ())
 
 
+def test_statistics_may_be_of_several_rounds_but_never_of_the_initialization() -> None:
+    state = RoundState(
+        round=3,
+        mask=Mask({"w": torch.ones(2, dtype=torch.bool)}),
+        kept=np.zeros(2, dtype=np.float32),
+        floats=np.array([1, 1], dtype=np.float32),
+    )
+    heard = Nested([FloatMean(2)], places=[None], count=2)
+    heard.add(np.array([5, 9], dtype=np.float32), weight=3)
+    running = np.array([False, True])
+    assert following_floats(state, heard, running, share=0.5)[0].tolist() == [5, 5]
+    assert following_floats(state, heard, running, share=0.125)[0].tolist() == [5, 3], "a quarter in round 4"
+    assert following_floats(replace(state, round=0), heard, running, share=0.125)[0].tolist() == [5, 9]
+    # A part has its own, of who trains it, and keeps them where nobody does.
+    parts = replace(state, nests=(np.array([True, False]),), own_floats=(np.array([1, 3], dtype=np.float32),))
+    heard = Nested([FloatMean(2) for _ in range(2)], places=[None] * 2, count=2)
+    heard.add(np.array([5, 11], dtype=np.float32), weight=1, level=1)
+    floats, own = following_floats(parts, heard, running, share=0.5)
+    assert [floats.tolist(), own[0].tolist()] == [[5, 1], [5, 7]]
+
+
 def test_a_round_that_was_cut_off_goes_on_with_the_levels_that_it_began_with(tmp_path: Path) -> None:
     run = run_of("weights")
     whole = run.play(run.first(), run.devices())

@@ -60,7 +60,9 @@ def planned(state: RoundState, levels: Mapping[int, int]) -> RoundState:
     return replace(state, plans=plans, held=held)
 
 
-def following_floats(state: RoundState, heard: Nested, running: Bits) -> tuple[Floats, tuple[Floats, ...]]:
+def following_floats(
+    state: RoundState, heard: Nested, running: Bits, *, share: float = 1.0
+) -> tuple[Floats, tuple[Floats, ...]]:
     """What is never pruned, after a round: of the whole network, and of the parts that have statistics of their own.
 
     A running statistic is the mean over the clients of its level, as networks of different widths have different ones
@@ -70,14 +72,24 @@ def following_floats(state: RoundState, heard: Nested, running: Bits) -> tuple[F
         state: before the round.
         heard: the clients' values, by level.
         running: (f,) bool, which values are running statistics.
+        share: of these, in (0, 1]: how much of the old ones the mean replaces; of round t at least 1 / t, so that those at
+            initialization do not count.
     """
+    share = max(share, 1 / (state.round + 1))
+
+    def replaced(old: Floats, mean: Floats) -> Floats:
+        if share == 1:
+            return mean
+        blend: Floats = (old + share * (mean.astype(np.float64) - old)).astype(np.float32)
+        return np.where(running, blend, mean)
+
     mean = heard.mean()
     if not state.own_floats:
-        return mean, ()
+        return replaced(state.floats, mean), ()
     olds, means = (state.floats, *state.own_floats), []
     for level, old in enumerate(olds):
         part = heard.part(level)
-        means.append(np.where(running, part.mean() if part.weight else old, mean))
+        means.append(np.where(running, replaced(old, part.mean()) if part.weight else old, mean))
     return means[0], tuple(means[1:])
 
 

@@ -179,7 +179,8 @@ def play_round(
     moved = exchange.representation.following(
         state.kept, start=start, mean=mean, scale=step_scale(experiment, round=number), round=number
     )
-    floats, own_floats = following_floats(state, fold.floats, running_statistics(exchange.architecture))
+    running, share = running_statistics(exchange.architecture), experiment.aggregation.statistics
+    floats, own_floats = following_floats(state, fold.floats, running, share=share)
     largest = min(fold.replies)
     following = replace(
         state,
