@@ -72,8 +72,8 @@ def following_floats(
         state: before the round.
         heard: the clients' values, by level.
         running: (f,) bool, which values are running statistics.
-        share: of these, in (0, 1]: how much of the old ones the mean replaces; of round t at least 1 / t, so that those at
-            initialization do not count.
+        share: how much of the old ones of these the mean replaces, in (0, 1]; of round t at least 1 / t, so that those
+            at initialization do not count.
     """
     share = max(share, 1 / (state.round + 1))
 
