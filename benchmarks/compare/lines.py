@@ -50,7 +50,7 @@ ABLATIONS: Mapping[str, Overrides] = {
     "signs-alone": {"representation": "signs", "finish.share": 0.0},
     # As large as the batch: an experiment's file has no way to say that it is absent.
     "whole-batch": {"training.micro_batch": FEDERATED["training.batch_size"]},
-    "no-recalibration": {"evaluation.recalibrate": False},
+    "one-cohort": {"aggregation.statistics": 1.0},
     "half-precision-down": {"wire.down": "bf16"},
     "coarser-changes-up": {"wire.step": 2.0},
     "no-entropy-coding": {"wire.coder": "plain"},

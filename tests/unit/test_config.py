@@ -225,7 +225,7 @@ def test_the_recipe_of_ours_keeps_a_mask_by_chance_trains_and_codes(representati
     experiment = load_experiment(recipe="hedgerow", overrides=[("representation", representation)])
     assert (experiment.pruning.saliency, experiment.pruning.rule) == ("random", "igq")
     assert (experiment.selection.candidates, experiment.selection.public_samples) == (0, 0), "its mask needs no data"
-    assert (experiment.adjustment.every, experiment.evaluation.recalibrate) == (0, "last")
+    assert (experiment.adjustment.every, experiment.aggregation.statistics) == (0, 0.2)
     assert experiment.wire.coder == "entropy"
     assert experiment.wire.down == experiment.wire.up == "uniform"
     assert experiment.signs.abstain == load_experiment(recipe="hidenseek").signs.abstain
@@ -238,7 +238,7 @@ def test_the_recipe_of_ours_keeps_a_mask_by_chance_trains_and_codes(representati
     [
         ("selection.candidates", 3),
         ("adjustment.every", 12),
-        ("evaluation.recalibrate", False),
+        ("aggregation.statistics", 1.0),
         ("wire.coder", "plain"),
         ("wire.up", "fp32"),
         ("representation", "signs"),
