@@ -376,7 +376,8 @@ def test_what_was_chosen_is_logged_once_for_a_mask(caplog: pytest.LogCaptureFixt
     with caplog.at_level("INFO", logger="hedgerow.client"):
         for client in (0, 1):
             setting.workshop.answer(setting.request(mask=setting.mask), client=client, state=ClientState())
-    assert sum("kernels" in message for message in caplog.messages) == 1
+    # Of layers that stay dense there may be lines of their own.
+    assert sum(message.startswith("native kernels compute ") for message in caplog.messages) == 1
 
 
 @pytest.mark.parametrize(("round", "expected"), [(1, 1.0), (6, 0.55), (11, 0.1)])
