@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from hedgerow.assembly import dataset_of, exchange_of, model_of, representation_of
+from hedgerow.assembly import dataset_of, exchange_of, model_of
 from hedgerow.codec import Floats
 from hedgerow.config import Experiment
 from hedgerow.data import Dataset
 from hedgerow.exchange import Exchange
 from hedgerow.pruning import Mask, prunable_tensors
-from hedgerow.schedules import down_step
 from hedgerow.server.state import RoundState
 from hedgerow.sparse import float_tensors, folded, read_vector, sparsify, write_vector
 
@@ -48,12 +47,7 @@ class Bench:
     def at(self, experiment: Experiment, *, round: int) -> Bench:
         """The same for a round of the experiment: for what is trained in it, and for the state that it came to."""
         settings = experiment.at(round)
-        there = self if settings is experiment else replace(self, exchange=exchange_of(settings, self.initial))
-        step = down_step(experiment, round=round)
-        if step == settings.wire.down_step:
-            return there
-        finer = settings.model_copy(update={"wire": settings.wire.model_copy(update={"down_step": step})})
-        return replace(there, exchange=replace(there.exchange, representation=representation_of(finer)))
+        return self if settings is experiment else replace(self, exchange=exchange_of(settings, self.initial))
 
     def start(self, mask: Mask, *, model: nn.Module | None = None) -> RoundState:
         """The state before the first round, with what `mask` keeps of a model; of `initial` when None."""

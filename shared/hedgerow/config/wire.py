@@ -30,9 +30,6 @@ class WireSettings(Settings):
     down_step: Positive = 0.5
     """Of `down = "uniform"`: the quantiser's step as a fraction of the root mean square of each tensor's kept weights;
     0.5 takes about 3.1 bits a weight, 0.25 about 4.1."""
-    down_schedule: Literal["constant", "falling"] = "constant"
-    """`falling`: that fraction falls with the square root of the step size of training, so that weights are the more
-    exact the less they still move; what changes costs about as much."""
     up: Literal["fp32", "fp16", "bf16", "int8", "uniform"] = "fp32"
     """Floats in replies: the values themselves, or with `int8` and `uniform` what training changed. `int8`: blocks of
     8-bit integers with a scale each; `uniform`: multiples of a step, entropy-coded."""

@@ -6,7 +6,7 @@ import math
 
 from hedgerow.config import Experiment
 
-__all__ = ["down_step", "step_scale"]
+__all__ = ["step_scale"]
 
 
 def step_scale(experiment: Experiment, *, round: int) -> float:
@@ -22,11 +22,3 @@ def step_scale(experiment: Experiment, *, round: int) -> float:
     done = (round - stretch.start) / len(stretch)
     cosine = (1 + math.cos(math.pi * max(0.0, done - training.hold) / (1 - training.hold))) / 2
     return training.final_step + (1 - training.final_step) * cosine
-
-
-def down_step(experiment: Experiment, *, round: int) -> float:
-    """The quantiser's step of a round's version, see `wire.down_step`; after the last round it is that of the last."""
-    wire, last = experiment.wire, min(round, experiment.rounds)
-    if wire.down_schedule == "constant":
-        return wire.down_step
-    return wire.down_step * math.sqrt(step_scale(experiment, round=last))
