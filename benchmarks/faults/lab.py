@@ -39,7 +39,7 @@ def experiment_of(*, rounds: int, overrides: Mapping[str, object] | None = None)
         "training.epochs": 12,
         "evaluation.batch_size": 8,
     }
-    return load_experiment(overrides=(settings | dict(overrides or {})).items())
+    return load_experiment(recipe="hidenseek", overrides=(settings | dict(overrides or {})).items())
 
 
 class Lab:

@@ -89,7 +89,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
-    return load_experiment(overrides=[parse_override(text) for text in SETTINGS])
+    return load_experiment(recipe="hidenseek", overrides=[parse_override(text) for text in SETTINGS])
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_an_engine_makes_the_model_that_simulate_makes(
 
 @pytest.fixture(scope="module")
 def planning() -> Experiment:
-    experiment = load_experiment(overrides=[parse_override(text) for text in PLANNING])
+    experiment = load_experiment(recipe="hidenseek", overrides=[parse_override(text) for text in PLANNING])
     whole, half, _ = memory_for_levels(experiment)
     devices = [{"name": name, "share": 0.5, "memory": memory} for name, memory in (("phone", half), ("desktop", whole))]
     fleet = {**experiment.fleet.model_dump(), "devices": devices}

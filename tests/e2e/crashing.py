@@ -47,7 +47,7 @@ SETTINGS = (
     "wire.down=bf16",
     "wire.up=fp32",
 )
-EXPERIMENT = load_experiment(overrides=[parse_override(text) for text in SETTINGS])
+EXPERIMENT = load_experiment(recipe="hidenseek", overrides=[parse_override(text) for text in SETTINGS])
 
 MOMENTS: list[tuple[Any, str]] = [
     (SqliteJournal, "begin"),

@@ -22,13 +22,15 @@ from tests.e2e.command import TINY, hedgerow, lasting, only_run, start
 BATCH = "--set=training.batch_size=8"
 ALONE = "--workers=1"
 """Each further worker takes as long to start as such a run to train."""
+SIGNS = (*TINY, "--recipe=hidenseek")
+"""The others are of the default recipe, which trains weights."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
     cwd = tmp_path_factory.mktemp("finished")
-    out, _ = hedgerow("simulate", *TINY, "--workers=2", cwd=cwd)
+    out, _ = hedgerow("simulate", *SIGNS, "--workers=2", cwd=cwd)
     assert "done: runs" in out
     return only_run(cwd)
 
@@ -83,18 +85,18 @@ def test_the_records_say_what_travelled(finished: Path) -> None:
 
 def test_the_same_command_again_says_that_it_is_done(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.suffix in (".jsonl", ".safetensors")}
-    out, _ = hedgerow("simulate", *TINY, cwd=finished.parents[1])
+    out, _ = hedgerow("simulate", *SIGNS, cwd=finished.parents[1])
     assert out.startswith("already done: runs")
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_the_same_seed_gives_the_same_bits_with_any_number_of_workers(finished: Path, tmp_path: Path) -> None:
-    hedgerow("simulate", *TINY, ALONE, cwd=tmp_path)
+    hedgerow("simulate", *SIGNS, ALONE, cwd=tmp_path)
     assert lasting(only_run(tmp_path)) == lasting(finished)
 
 
 def test_another_seed_gives_another_model(finished: Path, tmp_path: Path) -> None:
-    hedgerow("simulate", *TINY, "--seed=1", ALONE, cwd=tmp_path)
+    hedgerow("simulate", *SIGNS, "--seed=1", ALONE, cwd=tmp_path)
     assert lasting(only_run(tmp_path))[1] != lasting(finished)[1]
 
 
@@ -113,6 +115,19 @@ def test_the_model_file_is_read_without_hedgerow(finished: Path) -> None:
     for name, weight in dense.items():
         np.testing.assert_array_equal(loaded[name].numpy().reshape(-1), weight)
         assert np.count_nonzero(weight)
+
+
+def test_weights_in_the_model_file_are_read_without_hedgerow(long: Path) -> None:
+    loaded = load_artifact(long / "model.safetensors")
+    with safe_open(long / "model.safetensors", framework="np") as file:
+        metadata = json.loads(file.metadata()["hedgerow"])
+        assert metadata["experiment"]["recipe"] == "hedgerow"
+        for name, shape in metadata["shapes"].items():
+            bits = np.unpackbits(file.get_tensor(f"{name}.mask"), count=int(np.prod(shape))).astype(bool)
+            weight = np.zeros(int(np.prod(shape)), np.float32)
+            weight[bits] = file.get_tensor(f"{name}.values")
+            np.testing.assert_array_equal(loaded[name].numpy().reshape(-1), weight)
+            assert np.count_nonzero(weight)
 
 
 def test_the_delivered_model_has_the_accuracy_of_the_last_record(finished: Path) -> None:
@@ -175,7 +190,7 @@ def test_fedavg_learns_the_digits(tmp_path: Path) -> None:
 def test_signs_learn_in_every_variant(aggregation: str, magnitude: str, tmp_path: Path) -> None:
     hedgerow(
         "simulate",
-        *TINY,
+        *SIGNS,
         "--rounds=12",
         f"--set=aggregation.signs={aggregation}",
         "--set=signs.abstain=0",
@@ -193,7 +208,7 @@ def test_signs_learn_in_every_variant(aggregation: str, magnitude: str, tmp_path
 
 
 def test_frozen_signs_without_trained_norms_stay_at_chance(tmp_path: Path) -> None:
-    hedgerow("simulate", *TINY, "--set=signs.step=0", "--set=signs.norm_learning_rate=0", ALONE, cwd=tmp_path)
+    hedgerow("simulate", *SIGNS, "--set=signs.step=0", "--set=signs.norm_learning_rate=0", ALONE, cwd=tmp_path)
     records = read_records(_metrics(tmp_path))
     assert {r.flip_rate for r in records[1:]} == {0.0}
     assert records[-1].accuracy is not None
@@ -253,10 +268,11 @@ def test_recipes_are_listed(tmp_path: Path) -> None:
     assert "hidenseek" in out
     assert "fedavg" in out
     assert "resnet18" in out
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("; the default")] == ["hedgerow"]
 
 
 def test_defaults_make_a_valid_experiment() -> None:
-    assert load_experiment().recipe == "hidenseek"
+    assert load_experiment().recipe == "hedgerow"
     assert Experiment().digest() != Experiment(rounds=7).digest()
 
 

@@ -26,7 +26,7 @@ CLASSES = 'fleet.devices=[{name="small",share=0.3,memory="8MB"},{name="large",sh
 
 
 def loaded(*texts: str) -> Experiment:
-    return load_experiment(overrides=[parse_override(text) for text in texts])
+    return load_experiment(recipe="hidenseek", overrides=[parse_override(text) for text in texts])
 
 
 def way(micro_batch: int = 8, *, recompute: bool = False, momentum: bool = True, level: int = 0) -> Candidate:

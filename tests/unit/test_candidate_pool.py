@@ -32,7 +32,7 @@ class Steps(Observer):
 
 
 def experiment_with(*changes: tuple[str, object]) -> Experiment:
-    return load_experiment(overrides=[*CHANGES, *changes])
+    return load_experiment(recipe="hidenseek", overrides=[*CHANGES, *changes])
 
 
 @cache

@@ -81,7 +81,7 @@ def test_a_row_a_run_has_its_figures_and_where_it_lies(plan: Plan, found: list[F
     assert [(row["line"], row["seed"], row["stage"]) for row in rows] == [
         (one.run.line, str(one.run.seed), one.stage) for one in found
     ]
-    assert (rows[0]["accuracy"], rows[0]["folder"], rows[0]["recipe"]) == ("0.7", "at a, seed 0", "hidenseek")
+    assert (rows[0]["accuracy"], rows[0]["folder"], rows[0]["recipe"]) == ("0.7", "at a, seed 0", "hedgerow")
     assert (rows[-2]["accuracy"], rows[-2]["reason"]) == ("", HOSTILE)
 
 

@@ -56,7 +56,14 @@ def test_as_json_it_says_the_same_and_a_refusal_has_the_same_exit_code() -> None
 
 
 def test_a_finish_in_float_has_a_plan_of_its_own() -> None:
-    signs = ("--model=mlp", "--data=digits", "--set=pruning.rule=erk", "--set=finish.rounds=2", "--memory=1GB")
+    signs = (
+        "--recipe=hidenseek",
+        "--model=mlp",
+        "--data=digits",
+        "--set=pruning.rule=erk",
+        "--set=finish.rounds=2",
+        "--memory=1GB",
+    )
     result = ran(*signs)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()

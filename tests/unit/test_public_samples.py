@@ -20,7 +20,9 @@ from hedgerow.server.pretraining import pretrained
 
 
 def experiment_with(*changes: tuple[str, object]) -> Experiment:
-    return load_experiment(overrides=[("selection.candidates", 2), ("selection.public_samples", 0), *changes])
+    return load_experiment(
+        recipe="hidenseek", overrides=[("selection.candidates", 2), ("selection.public_samples", 0), *changes]
+    )
 
 
 def public(count: int) -> tuple[str, object]:

@@ -86,9 +86,8 @@ class GrowthBatch:
             client: decides, with the round, which samples.
         """
         training, adjustment = experiment.training, experiment.adjustment
-        at_once = training.batch_size if training.micro_batch is None else training.micro_batch
         order = numpy_generator(experiment.seed, "growth", round, client).permutation(len(samples))
-        drawn = order[: adjustment.batch_size or at_once]
+        drawn = order[: adjustment.batch_size or training.at_once]
         return cls(
             images=dataset.normalised(samples.images[drawn]),
             labels=torch.from_numpy(samples.labels[drawn]),

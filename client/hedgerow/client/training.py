@@ -148,7 +148,6 @@ def train(
     steps = [(group, group["lr"]) for optimiser in optimisers for group in optimiser.param_groups]
     total = 0.0
     peaks = PhaseBytes(forward=0, backward=0, update=0)
-    most = settings.batch_size if settings.micro_batch is None else settings.micro_batch
     # The first step makes the optimisers' state, and what a later one allocates is repeated by all others of its size.
     measured = max(range(min(1, len(order) - 1), len(order)), key=lambda number: len(order[number]))
     timed, began, seen, taken = extrusion is not None and extrusion.seconds is not None, clock(), 0, 0
@@ -160,7 +159,7 @@ def train(
             factor = (1 + math.cos(math.pi * number / len(order))) / 2 if anneal else 1
             group["lr"] = step_size * factor
         images, labels = dataset.normalised(samples.images[batch]), torch.from_numpy(samples.labels[batch])
-        sizes = part_sizes(len(batch), most=most)
+        sizes = part_sizes(len(batch), most=settings.at_once)
         parts = list(zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True))
         changes: list[Callable[[], None]] = []
         if proximal is not None:

@@ -229,6 +229,5 @@ def network_of(
     )
     if training.kernels != "auto":
         return ClientNetwork(network, storage, None)
-    batch_size = training.batch_size if training.micro_batch is None else training.micro_batch
-    choice = choose_paths(network, input_shape, batch_size=batch_size, precision=training.precision)
+    choice = choose_paths(network, input_shape, batch_size=training.at_once, precision=training.precision)
     return ClientNetwork(network, storage, choice)

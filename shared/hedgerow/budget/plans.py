@@ -47,7 +47,7 @@ class Candidate:
         return cls(
             kernels=training.kernels,
             activations=training.activations,
-            micro_batch=training.batch_size if training.micro_batch is None else training.micro_batch,
+            micro_batch=training.at_once,
             recompute=training.recompute,
             momentum=experiment.representation == "weights" and experiment.weights.momentum > 0,
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hedgerow.config.load import recipe_named, recipe_names
+from hedgerow.config.load import DEFAULT_RECIPE, recipe_named, recipe_names
 
 __all__ = ["recipes"]
 
@@ -17,7 +17,8 @@ def recipes(
     """Lists the recipes."""
     width = max(len(name) for name in recipe_names())
     for name in recipe_names():
-        typer.echo(f"{name:<{width}}  {recipe_named(name).description}")
+        said = "; the default" if name == DEFAULT_RECIPE else ""
+        typer.echo(f"{name:<{width}}  {recipe_named(name).description}{said}")
     if models:
         from hedgerow.data import dataset_names
         from hedgerow.models import model_names

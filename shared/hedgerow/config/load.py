@@ -22,7 +22,7 @@ from hedgerow.errors import ConfigError
 
 __all__ = ["DEFAULT_RECIPE", "Recipe", "load_experiment", "parse_override", "recipe_named", "recipe_names"]
 
-DEFAULT_RECIPE = "hidenseek"
+DEFAULT_RECIPE = "hedgerow"
 
 Tree = dict[str, Any]
 

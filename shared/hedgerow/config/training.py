@@ -36,8 +36,9 @@ class TrainingSettings(Settings):
     `native`: kernels that touch kept weights only, wherever they can; `dense`: torch, with the kept weights scattered
     into a dense one for the time of the layer. `hedgerow doctor` says which there are."""
     micro_batch: Annotated[int, Field(ge=2)] | None = None
-    """Samples that go through the network at once; the gradients of a batch are summed over its parts. Less memory, and
-    the same step but for batch norm, which then sees the statistics of each part. The whole batch when absent."""
+    """The most samples that go through the network at once; the gradients of a batch are summed over its parts. Less
+    memory, and the same step but for batch norm, which then sees the statistics of each part. The whole batch when
+    absent, or where that is smaller."""
     activations: Literal["exact", "int8", "int4", "topk"] = "exact"
     """How what the backward pass needs is kept: as it is, rounded stochastically to 8 or 4 bits, or `topk`: the largest
     `keep_ratio` of what convolutions and linear layers need for the gradient of their weights."""
@@ -53,13 +54,14 @@ class TrainingSettings(Settings):
     """Keep only what goes into each block of the network, and run the block again in the backward pass: less memory,
     the same result, about a third more time."""
 
-    @model_validator(mode="after")
-    def _parts_fit(self) -> TrainingSettings:
-        if self.micro_batch is not None and self.micro_batch > self.batch_size:
-            raise ValueError(
-                f"training.micro_batch is {self.micro_batch}, but training.batch_size is only {self.batch_size}"
-            )
-        return self
+    @property
+    def at_once(self) -> int:
+        """Samples of a full batch that go through the network at once.
+
+        >>> [TrainingSettings(batch_size=size, micro_batch=16).at_once for size in (8, 32)]
+        [8, 16]
+        """
+        return self.batch_size if self.micro_batch is None else min(self.micro_batch, self.batch_size)
 
 
 class FinishSettings(Settings):
@@ -82,7 +84,7 @@ class FinishSettings(Settings):
         if self.rounds and self.share:
             raise ValueError(
                 f"finish.rounds is {self.rounds} and finish.share is {self.share}, which are two ways to say it; "
-                "leave one out"
+                "set one of them to 0"
             )
         for name, value in {"down": self.down, "up": self.up}.items():
             if value is not None and not self.rounds and not self.share:

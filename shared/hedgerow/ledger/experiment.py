@@ -29,8 +29,8 @@ def plan_of(experiment: Experiment, *, native: bool) -> Plan:
     # Of topk: a bit says whether an element is there, and those that are have 16.
     input_bits = 1 + 16 * training.keep_ratio if training.activations == "topk" else value_bits
     return Plan(
-        samples=training.batch_size if training.micro_batch is None else training.micro_batch,
-        parts=training.micro_batch is not None and training.micro_batch < training.batch_size,
+        samples=training.at_once,
+        parts=training.at_once < training.batch_size,
         native=native,
         compact=native or status().available,
         # Adam has two values of its own.

@@ -21,7 +21,9 @@ def plan(
     experiment: Annotated[
         Path | None, typer.Argument(metavar="[EXPERIMENT.toml]", help="Settings; the recipe's own where absent.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Preset to start from; see `hedgerow recipes`.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Preset to start from, `hedgerow` when absent; see `hedgerow recipes`.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set pruning.density=0.1; repeatable."),

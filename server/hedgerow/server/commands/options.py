@@ -27,7 +27,9 @@ __all__ = [
 ExperimentFile: TypeAlias = Annotated[
     Path | None, typer.Argument(metavar="[EXPERIMENT.toml]", help="Settings; the recipe's own where absent.")
 ]
-Recipe: TypeAlias = Annotated[str | None, typer.Option(help="Preset to start from; see `hedgerow recipes`.")]
+Recipe: TypeAlias = Annotated[
+    str | None, typer.Option(help="Preset to start from, `hedgerow` when absent; see `hedgerow recipes`.")
+]
 Settings: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set pruning.density=0.1; repeatable."),
