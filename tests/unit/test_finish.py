@@ -71,7 +71,7 @@ def finishing(**changes: Any) -> Experiment:
             "finish.up is 'fp16', but finish.rounds and finish.share are 0, .*; set one of them, or leave up out",
         ),
         ({"finish": {"down": "fp16"}}, "finish.down is 'fp16', but finish.rounds and finish.share are 0"),
-        ({"finish": {"rounds": 2, "share": 0.5}}, "finish.rounds is 2 .* share is 0.5, .* set one of them to 0"),
+        ({"finish": {"rounds": 2, "share": 0.5}}, "finish.rounds is 2 and .*share is 0.5, .* set one of them to 0"),
         (
             {"representation": "supermask", "finish": {"share": 0.5}},
             "finish.share is 0.5, but representation is 'supermask'",
