@@ -272,12 +272,19 @@ def test_who_changes_its_level_is_sent_the_mask_of_that_one() -> None:
     assert played.fold.replies == {0: 1, 2: 2}
 
 
-def test_statistics_are_of_a_level_and_all_else_of_everybody() -> None:
-    state = RoundState(
-        round=1,
+def two_floats(*, round: int) -> RoundState:
+    """The state after a round of a network with two kept weights, and two floats that are 1."""
+    return RoundState(
+        round=round,
         mask=Mask({"w": torch.ones(2, dtype=torch.bool)}),
         kept=np.zeros(2, dtype=np.float32),
         floats=np.array([1, 1], dtype=np.float32),
+    )
+
+
+def test_statistics_are_of_a_level_and_all_else_of_everybody() -> None:
+    state = replace(
+        two_floats(round=1),
         nests=(np.array([True, False]), np.array([True, False])),
         own_floats=(np.array([1, 2], dtype=np.float32), np.array([1, 3], dtype=np.float32)),
     )
@@ -291,12 +298,7 @@ def test_statistics_are_of_a_level_and_all_else_of_everybody() -> None:
 
 
 def test_statistics_may_be_of_several_rounds_but_never_of_the_initialization() -> None:
-    state = RoundState(
-        round=3,
-        mask=Mask({"w": torch.ones(2, dtype=torch.bool)}),
-        kept=np.zeros(2, dtype=np.float32),
-        floats=np.array([1, 1], dtype=np.float32),
-    )
+    state = two_floats(round=3)
     heard = Nested([FloatMean(2)], places=[None], count=2)
     heard.add(np.array([5, 9], dtype=np.float32), weight=3)
     running = np.array([False, True])
