@@ -22,6 +22,7 @@ _COLUMNS: Columns = {
     "spread": ("±", lambda value: number_text(100 * value, 2)),
     "seeds": ("seeds", number(0)),
     "points": (f"points over {YARDSTICK}", lambda value: f"{value:+.2f}"),
+    "points_spread": ("±", number(2)),
     "kept": ("kept", number(0)),
     "bytes_up": ("up", bytes_text),
     "bytes_down": ("down", bytes_text),

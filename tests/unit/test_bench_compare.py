@@ -249,7 +249,7 @@ def test_targets_are_those_of_the_figures_that_there_are() -> None:
 def test_tables_have_a_line_for_each_that_ran_and_each_piece() -> None:
     found = figures_of(line(YARDSTICK, 0.9, 0.9), line(OURS, 0.8, 0.9), line("half-precision-down", 0.7, 0.8))
     lines, pieces = case_tables("x", found)
-    assert "| `fedavg` | 90.00% | 0.00 | 2 |  | 10 |" in lines
+    assert "| `fedavg` | 90.00% | 0.00 | 2 |  |  | 10 |" in lines
     assert "| `hedgerow` | 85.00% | 7.07 | 2 | -5.00 |" in lines
     assert "rigl" not in lines
     assert "| `half-precision-down` | +10.00 | 0.00 | 1.00× | 1.00× | 1.00× | helps accuracy |" in pieces
