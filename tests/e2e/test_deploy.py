@@ -279,7 +279,7 @@ def test_prometheus_scrapes_a_coordinator_and_understands_every_expression(tmp_p
         assert 'hedgerow_layer_density_ratio{layer="' in exposition
         assert _value(here, "hedgerow_devices_attached") == 1
         assert _value(here, 'hedgerow_run_state{state="training"}') == 1
-        assert _value(here, 'sum(hedgerow_section_bytes_total{section="signs",direction="up"})') > 0
+        assert _value(here, 'sum(hedgerow_section_bytes_total{section="weights",direction="up"})') > 0
         assert _query(here, "process_resident_memory_bytes")["data"]["result"]
         for where, expression in _asked().items():
             text = expression.replace("$instance", ".*").replace("$__rate_interval", "1m")

@@ -27,11 +27,12 @@ from hedgerow.server.export import exporting, formats
 from tests.e2e.command import hedgerow, only_run
 
 MODELS = {
-    "resnet18": ("--density=0.01", "--set=model.norm=batch"),
-    "mobilenetv2": ("--density=0.02", "--set=model.norm=batch"),
-    "conv4": ("--density=0.02", "--set=model.norm=none"),
-    "vgg11": ("--density=0.02", "--recipe=fedavg", "--set=pruning.saliency=synflow"),
+    "resnet18": ("--recipe=hidenseek", "--density=0.01", "--set=model.norm=batch"),
+    "mobilenetv2": ("--recipe=hidenseek", "--density=0.02", "--set=model.norm=batch"),
+    "conv4": ("--recipe=hidenseek", "--density=0.02", "--set=model.norm=none"),
+    "vgg11": ("--recipe=fedavg", "--density=0.02", "--set=pruning.saliency=synflow"),
 }
+"""Masks by SynFlow, which leaves channels dead."""
 needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime comes with the extra `export`")
 needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="executorch comes with its own extra")
 
