@@ -297,13 +297,14 @@ def test_statistics_are_of_a_level_and_all_else_of_everybody() -> None:
     assert (shared.tolist(), none) == ([5, 10], ())
 
 
-def test_statistics_may_be_of_several_rounds_but_never_of_the_initialization() -> None:
-    state = two_floats(round=3)
+def test_statistics_may_be_of_several_rounds_but_not_of_the_first_ones() -> None:
+    state = two_floats(round=39)
     heard = Nested([FloatMean(2)], places=[None], count=2)
     heard.add(np.array([5, 9], dtype=np.float32), weight=3)
     running = np.array([False, True])
     assert following_floats(state, heard, running, share=0.5)[0].tolist() == [5, 5]
-    assert following_floats(state, heard, running, share=0.125)[0].tolist() == [5, 3], "a quarter in round 4"
+    assert following_floats(state, heard, running, share=0.125)[0].tolist() == [5, 3], "a quarter in round 40"
+    assert following_floats(replace(state, round=9), heard, running, share=0.125)[0].tolist() == [5, 9]
     assert following_floats(replace(state, round=0), heard, running, share=0.125)[0].tolist() == [5, 9]
     # A part has its own, of who trains it, and keeps them where nobody does.
     parts = replace(state, nests=(np.array([True, False]),), own_floats=(np.array([1, 3], dtype=np.float32),))

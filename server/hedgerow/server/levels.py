@@ -60,6 +60,12 @@ def planned(state: RoundState, levels: Mapping[int, int]) -> RoundState:
     return replace(state, plans=plans, held=held)
 
 
+_EAGER = 10
+"""By round t statistics are of the last t / 10 rounds or so, if of several: in the first rounds weights move so much that
+those of a few rounds before are of another network (digits, 30 rounds: 91 % in round 4, and 12 % with memory from the
+first round on)."""
+
+
 def following_floats(
     state: RoundState, heard: Nested, running: Bits, *, share: float = 1.0
 ) -> tuple[Floats, tuple[Floats, ...]]:
@@ -72,10 +78,9 @@ def following_floats(
         state: before the round.
         heard: the clients' values, by level.
         running: (f,) bool, which values are running statistics.
-        share: how much of the old ones of these the mean replaces, in (0, 1]; of round t at least 1 / t, so that those
-            at initialization do not count.
+        share: how much of the old ones of these the mean replaces, in (0, 1]; of round t at least 10 / t.
     """
-    share = max(share, 1 / (state.round + 1))
+    share = max(share, min(1.0, _EAGER / (state.round + 1)))
 
     def replaced(old: Floats, mean: Floats) -> Floats:
         if share == 1:

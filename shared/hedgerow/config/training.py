@@ -114,7 +114,8 @@ class AggregationSettings(Settings):
     """Of `mean` and `vote`: θ ← memory · θ + (1 - memory) · mean vote."""
     statistics: UnitPositive = 1.0
     """How much of batch norms' running means and variances a round replaces by the mean of its replies; of round t at
-    least 1 / t. Below 1 they are of the samples of several cohorts, where the labels of one are uneven."""
+    least 10 / t, as first weights move fast. Below 1 they are of the samples of several cohorts, where the labels of
+    one are uneven."""
     min_replies: Count = 1
     """The quorum: a round with fewer usable replies changes nothing. A simulation ends with an error then,
     a coordinator plays the round again."""
