@@ -61,9 +61,8 @@ def planned(state: RoundState, levels: Mapping[int, int]) -> RoundState:
 
 
 _EAGER = 10
-"""By round t statistics are of the last t / 10 rounds or so, if of several: in the first rounds weights move so much that
-those of a few rounds before are of another network (digits, 30 rounds: 91 % in round 4, and 12 % with memory from the
-first round on)."""
+"""By round t statistics are of the last t / 10 rounds or so, if of several. At first weights move so much that those of
+a few rounds before are of another network (digits, 30 rounds: 91 % in round 4; 12 % if all rounds remember alike)."""
 
 
 def following_floats(
