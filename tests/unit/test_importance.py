@@ -33,14 +33,17 @@ from tests.unit.test_kept_gradients import floats, summed
 from tests.unit.test_rounds import exchange_of, experiment_with, first_state
 
 BY_GRADIENT = {"every": 1, "until": 1, "rate": 1.0, "criterion": "gradient"}
-"""In round 1 at most 4 of the 7 weights go, and 2 of `a` come, which keeps 4; of `b` nothing is pruned."""
+"""In round 1 at most 2 of the 4 weights of `a` go, 2 of the 3 of `b`, and 2 of `a` come; of `b` nothing is pruned."""
 PRUNEFL = experiment_with(others={"representation": "weights", "adjustment": BY_GRADIENT})
 OF_KEPT = np.array([3, 0.5, -2, 0.25, 0.1, 4, -1], dtype=np.float32)
 """Of `a` at positions 0, 3, 6 and 9, whose pruned 1, 2 and 5 have means of -12/13, 1 and -24/13; of `b` all."""
 
 
-def traded(mask: Mask, kept: Floats, gradients: Gradients, **named: Any) -> tuple[dict[str, int], dict[str, int]]:
-    return traded_together(mask, kept=kept, gradients=gradients, **named)
+def traded(
+    mask: Mask, kept: Floats, gradients: Gradients, *, may: str, comes: Mapping[str, int], **named: Any
+) -> tuple[dict[str, int], dict[str, int]]:
+    among = np.array([bit == "1" for bit in may])
+    return traded_together(mask, kept=kept, gradients=gradients, among=among, comes=comes, **named)
 
 
 def test_the_smallest_of_all_tensors_goes_for_the_largest_while_that_is_larger() -> None:
@@ -48,7 +51,7 @@ def test_the_smallest_of_all_tensors_goes_for_the_largest_while_that_is_larger()
     gradients = found(a={2: -2.0, 3: 0.75}, b={2: 0.6})
     # 0.25 of b goes for 4 of a; the next pair would be 1 of a for 0.5625 of a.
     kept, most = floats(1, 3, -0.5, 4), {"a": 2, "b": 2}
-    assert traded(mask, kept, gradients, comes=most, count=9) == ({"b": 1}, {"a": 1})
+    assert traded(mask, kept, gradients, may="1010", comes=most) == ({"b": 1}, {"a": 1})
 
 
 def test_what_a_weight_costs_divides_its_square() -> None:
@@ -56,27 +59,29 @@ def test_what_a_weight_costs_divides_its_square() -> None:
     gradients = found(a={2: -2.0, 3: 0.75}, b={2: 0.6})
     # Of a 1/16, 9/16, 4/16 and 0.5625/16: 1/16 of a goes for 0.36 of b; 0.25 of b stays, as 4/16 of a is not more.
     kept, most, costs = floats(1, 3, -0.5, 4), {"a": 1, "b": 1}, {"a": 16, "b": 1}
-    assert traded(mask, kept, gradients, comes=most, count=2, operations=costs) == ({"a": 1}, {"b": 1})
+    assert traded(mask, kept, gradients, may="1010", comes=most, operations=costs) == ({"a": 1}, {"b": 1})
 
 
-def test_no_tensor_gains_more_than_it_may_or_loses_its_last_weight() -> None:
+def test_no_tensor_gains_more_than_it_may_and_only_what_may_go_goes() -> None:
     mask = mask_of(a="1110", b="11000")
     kept, gradients = floats(0.1, 0.2, 0.3, 1, 5), found(b={2: 9.0, 3: 8.0, 4: 7.0})
-    assert traded(mask, kept, gradients, comes={"b": 3}, count=9) == ({"a": 2, "b": 1}, {"b": 3})
-    assert traded(mask, kept, gradients, comes={"b": 3}, count=2) == ({"a": 2}, {"b": 2})
-    assert traded(mask, kept, gradients, comes={"b": 1}, count=9) == ({"a": 1}, {"b": 1})
-    assert traded(mask, kept, gradients, comes={"a": 1}, count=9) == ({}, {})
+    assert traded(mask, kept, gradients, may="11010", comes={"b": 3}) == ({"a": 2, "b": 1}, {"b": 3})
+    assert traded(mask, kept, gradients, may="11000", comes={"b": 3}) == ({"a": 2}, {"b": 2})
+    assert traded(mask, kept, gradients, may="00110", comes={"b": 3}) == ({"a": 1, "b": 1}, {"b": 2})
+    assert traded(mask, kept, gradients, may="11010", comes={"b": 1}) == ({"a": 1}, {"b": 1})
+    assert traded(mask, kept, gradients, may="11010", comes={"a": 1}) == ({}, {})
+    assert traded(mask, kept, gradients, may="00000", comes={"b": 3}) == ({}, {})
 
 
 def test_small_gradients_are_compared_too() -> None:
     # In float32 both squares are 0.
     mask, gradients = mask_of(a="110"), found(a={2: 2e-30})
-    assert traded(mask, floats(1e-30, 1), gradients, comes={"a": 1}, count=1) == ({"a": 1}, {"a": 1})
-    assert traded(mask, floats(0, 1), found(a={2: 0.0}), comes={"a": 1}, count=1) == ({}, {})
+    assert traded(mask, floats(1e-30, 1), gradients, may="10", comes={"a": 1}) == ({"a": 1}, {"a": 1})
+    assert traded(mask, floats(0, 1), found(a={2: 0.0}), may="10", comes={"a": 1}) == ({}, {})
 
 
 @st.composite
-def drawn(draw: st.DrawFn) -> tuple[Mask, Floats, Gradients, int, dict[str, int], dict[str, int]]:
+def drawn(draw: st.DrawFn) -> tuple[Mask, Floats, Gradients, str, dict[str, int], dict[str, int]]:
     bits = {f"l{i}": draw(st.lists(st.booleans(), min_size=1, max_size=4)) for i in range(draw(st.integers(1, 3)))}
     bits = {name: [True, *own] for name, own in bits.items()}
     mask = Mask({name: torch.tensor(own) for name, own in bits.items()})
@@ -84,18 +89,21 @@ def drawn(draw: st.DrawFn) -> tuple[Mask, Floats, Gradients, int, dict[str, int]
     value = st.sampled_from([0.0, 0.5, -1.0, 2.0, 3.0])
     kept = floats(*draw(st.lists(value, min_size=mask.kept, max_size=mask.kept)))
     gradients = {name: {p: draw(value) for p, bit in enumerate(own) if not bit} for name, own in bits.items()}
-    count = draw(st.integers(0, 4))
+    may = ""
+    for size in mask.layer_kept().values():
+        stays = draw(st.integers(0, size - 1))
+        may += "".join("0" if place == stays else draw(st.sampled_from("01")) for place in range(size))
     comes = {name: draw(st.integers(0, 3)) for name in bits}
     costs = {name: draw(st.sampled_from([1, 2, 9])) for name in bits}
-    return mask, kept, found(**gradients), count, comes, costs
+    return mask, kept, found(**gradients), may, comes, costs
 
 
 @given(drawn())
 @settings(max_examples=60, deadline=None)
 def test_no_mask_within_the_bounds_has_more_importance(
-    case: tuple[Mask, Floats, Gradients, int, dict[str, int], dict[str, int]],
+    case: tuple[Mask, Floats, Gradients, str, dict[str, int], dict[str, int]],
 ) -> None:
-    mask, kept, gradients, most, comes, costs = case
+    mask, kept, gradients, may, comes, costs = case
     squares, begin = {}, 0
     for name, count in mask.layer_kept().items():
         own = np.zeros(mask[name].numel())
@@ -104,10 +112,12 @@ def test_no_mask_within_the_bounds_has_more_importance(
         own[positions] = values.astype(np.float64) ** 2
         squares[name], begin = own / costs[name], begin + count
 
-    less, more = traded(mask, kept, gradients, comes=comes, count=most, operations=costs)
-    after = adjusted(mask, scores=np.abs(kept), gradients=gradients, goes=less, comes=more)
+    among = np.array([bit == "1" for bit in may])
+    less, more = traded(mask, kept, gradients, may=may, comes=comes, operations=costs)
+    after = adjusted(mask, scores=np.abs(kept), gradients=gradients, goes=less, comes=more, among=among)
     assert after.kept == mask.kept
-    assert sum(less.values()) == sum(more.values()) <= most
+    assert sum(less.values()) == sum(more.values()) <= np.count_nonzero(among)
+    assert not (mask.flat() & ~after.flat())[mask.flat()][~among].any()
     for name in mask:
         assert int(torch.count_nonzero(mask[name] & ~after[name])) == less.get(name, 0)
         assert less.get(name, 0) < mask.layer_kept()[name]
@@ -119,22 +129,22 @@ def test_no_mask_within_the_bounds_has_more_importance(
     for places in itertools.combinations(range(whole.size), mask.kept):
         bits = np.zeros(whole.size, dtype=np.bool_)
         bits[list(places)] = True
-        lost, won = (np.bincount(owner[b], minlength=len(costs)) for b in (before & ~bits, bits & ~before))
-        last = lost >= list(mask.layer_kept().values())
-        if lost.sum() <= most and not last.any() and (won <= list(comes.values())).all():
+        won = np.bincount(owner[bits & ~before], minlength=len(costs))
+        stayed = bits[before][~among].all()
+        if stayed and (won <= list(comes.values())).all():
             best = max(best, float(whole[bits].sum()))
     assert float(whole[after.flat()].sum()) == pytest.approx(best)
 
 
-def test_each_tensor_may_gain_the_share_of_its_kept_weights_and_all_lose_that_of_all() -> None:
+def test_each_tensor_may_gain_the_share_of_its_kept_weights_and_lose_as_much() -> None:
     plan = AdjustmentSettings(every=10, until=30, rate=0.3, criterion="gradient")
     mask = mask_of(a="1" * 100 + "0" * 900, whole="1" * 20, one="10", rest="1" * 10 + "0")
     made = [adjustment_of(r, settings=plan, rounds=99, mask=mask) for r in (10, 20, 30, 40)]
-    # 0.15 · (1 + cos(π/4)) = 0.2561, then 0.15 and 0.0439, of 100, 20, 1, 10 and of 131.
+    # 0.15 · (1 + cos(π/4)) = 0.2561, then 0.15 and 0.0439, of 100, 20, 1 and 10; `one` keeps its only one.
     assert made == [
-        Adjustment(0, 0, goes={}, comes={"a": 26, "rest": 1}, together=34),
-        Adjustment(1, 0, goes={}, comes={"a": 15, "rest": 1}, together=20),
-        Adjustment(2, 0, goes={}, comes={"a": 4}, together=6),
+        Adjustment(0, 0, goes={"a": 26, "whole": 5, "rest": 3}, comes={"a": 26, "rest": 1}),
+        Adjustment(1, 0, goes={"a": 15, "whole": 3, "rest": 2}, comes={"a": 15, "rest": 1}),
+        Adjustment(2, 0, goes={"a": 4, "whole": 1}, comes={"a": 4}),
         None,
     ]
 
@@ -169,12 +179,12 @@ def test_calls_add_up_and_transposed_convolutions_cost_the_positions_of_their_in
 def test_the_state_follows_the_trade() -> None:
     mask = mask_of(a="1100", b="11")
     state = RoundState(round=3, mask=mask, kept=floats(0.01, 0.02, 5, 6), floats=floats(1))
-    gradients = summed(mask, [(found(a={0: 2.0, 1: 3.0, 2: -1.0, 3: 0.5}, b={0: 4.0, 1: 0.25}), 1)])
-    adjustment = Adjustment(0, 0, goes={}, comes={"a": 2}, together=2)
+    gradients = summed(mask, [(found(a={0: 2.0, 1: 3.0, 2: -1.0, 3: 0.5}, b={0: 0.25, 1: 0.125}), 1)])
+    adjustment = Adjustment(0, 0, goes={"a": 1, "b": 1}, comes={"a": 2})
     after, record = adjusted_state(state, adjustment, gradients, representation=Weights())
-    # The largest weight goes, as its gradient is the smallest; sizes decide nothing.
-    assert bits_of(after.mask) == {"a": "1110", "b": "10"}
-    np.testing.assert_array_equal(after.kept, floats(0.01, 0.02, 0, 5))
+    # Of the smallest weight of each the one of the smaller gradient goes; 6 has a smaller one yet, but is not asked.
+    assert bits_of(after.mask) == {"a": "1110", "b": "01"}
+    np.testing.assert_array_equal(after.kept, floats(0.01, 0.02, 0, 6))
     assert record == AdjustmentRecord(block=0, pruned={"b": 1}, grown={"a": 1})
     assert (record.exchange, record.balanced) == (False, True)
     dear, _ = adjusted_state(state, adjustment, gradients, representation=Weights(), operations={"a": 20, "b": 1})
@@ -226,9 +236,10 @@ def test_a_round_moves_weights_from_a_tensor_that_is_whole_to_another() -> None:
 
 
 def test_weights_that_cost_more_go_first() -> None:
-    played = decided(Deciding(stride=0.0), operations={"a.weight": 1, "b.weight": 100})
+    played = decided(Deciding(stride=0.0), operations={"a.weight": 1, "b.weight": 1000})
     assert kept_positions(played.state.mask) == [0, 2, 3, 5, 6, 9]
-    assert kept_positions(played.state.mask, "b.weight") == [1]
+    # They are of one size, so the first two may go, with squares of 0.01/1000 and 16/1000.
+    assert kept_positions(played.state.mask, "b.weight") == [2]
 
 
 def test_a_reply_without_the_gradients_of_kept_weights_is_refused_and_changes_nothing() -> None:

@@ -178,9 +178,10 @@ def adjusted_state(
     goes, comes = adjustment.goes, adjustment.comes
     if gradients is not None and gradients.kept:
         own = gradients.kept_mean()
+        among = marked(scores, layers=list(layers.values()), counts=[goes.get(name, 0) for name in layers])
         scores = np.abs(own)
         goes, comes = traded_together(
-            state.mask, kept=own, gradients=found, comes=comes, count=adjustment.together, operations=operations
+            state.mask, kept=own, gradients=found, among=among, comes=comes, operations=operations
         )
     elif adjustment.together:
         goes = lowest_together(scores, layers=layers, count=adjustment.together)

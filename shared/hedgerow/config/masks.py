@@ -123,7 +123,8 @@ class AdjustmentSettings(Settings):
     """What decides which weights go. `magnitude`: of each tensor the smallest, of signs the least decided, while as
     many others come by their gradients; `gradient`: gradients decide both, across all tensors. Those of the largest
     g² / t are kept, with g the devices' mean gradient of a weight, pruned or not, and t its multiply-accumulates
-    (PruneFL). `rate` bounds what comes of each tensor, and what goes of all. Densities of layers change then."""
+    (PruneFL). `rate` bounds what comes of each tensor and what goes, which is of its smallest weights. Densities of
+    layers change then."""
 
     def last(self, rounds: int) -> int:
         """The last round that may adjust, of a run of so many."""

@@ -35,10 +35,9 @@ class Adjustment:
         number: how many came before it.
         block: which of the blocks it is of; 0 has the output.
         goes: how many weights of each tensor are pruned; in the mask's order, and none of them is 0.
-        comes: how many grow, likewise. In an exchange as many as go.
+        comes: how many grow, likewise. In an exchange as many as go. Where gradients decide both, these are the most
+            (see `traded_together`).
         together: how many go besides, of all tensors together: those of the smallest scores (see `lowest_together`).
-            Where gradients decide both, this is the most that goes in all, and `comes` the most of each tensor (see
-            `traded_together`).
     """
 
     number: int
@@ -79,8 +78,8 @@ def adjustment_of(
     more than n - 1 nor than are pruned. The number of adjustments before it decides the block, not the round: those are
     multiples of `every`, which may never meet some of the blocks. Tensors that are kept whole are in none.
 
-    With `criterion = "gradient"` so many of a tensor come at most, but never more than are pruned, and so many of all
-    tensors together go at most; those that are kept whole may lose some too.
+    With `criterion = "gradient"` so many of a tensor come at most, but never more than are pruned, and so many go at
+    most, but never the last one; those that are kept whole may lose some too.
 
     Args:
         round: from 1.
@@ -103,10 +102,12 @@ def adjustment_of(
     kept, sizes = mask.layer_kept(), {name: math.prod(shape) for name, shape in mask.shapes.items()}
     number, share = round // every - 1, settings.rate / 2 * (1 + math.cos(math.pi * round / (until + every)))
     if settings.criterion == "gradient":
-        may = {name: min(math.floor(share * kept[name] + 0.5), sizes[name] - kept[name]) for name in mask}
-        comes = {name: count for name, count in may.items() if count}
-        together = math.floor(share * mask.kept + 0.5)
-        return Adjustment(number, 0, goes={}, comes=comes, together=together) if comes and together else None
+        may = {name: math.floor(share * kept[name] + 0.5) for name in mask}
+        comes = {
+            name: min(may[name], sizes[name] - kept[name]) for name in mask if may[name] and kept[name] < sizes[name]
+        }
+        goes = {name: min(may[name], kept[name] - 1) for name in mask if may[name] and kept[name] > 1}
+        return Adjustment(number, 0, goes=goes, comes=comes) if comes and goes else None
     # A tensor that is whole has nothing to exchange, and a block of such ones would be an adjustment for nothing.
     blocks = blocks_of([name for name in mask if kept[name] < sizes[name]], settings.blocks)
     if not blocks:
